@@ -39,7 +39,6 @@ class FilterModule:
             "env_problems": env_resolve.problems,
             "env_profile_sh": _in_words(env_render.profile_sh),
             "env_user_generator": _in_words(env_render.user_generator),
-            "env_environment_d": _in_words(env_render.environment_d),
             "env_unit_file": _in_words(env_render.unit_file),
             "env_docker_file": _in_words(env_render.docker_file),
             "env_uv_toml": _in_words(env_render.uv_toml),

@@ -104,12 +104,6 @@ def user_generator(resolved: Mapping[str, Any], group: str) -> str:
     return "\n".join([*lines, "exit 0", ""])
 
 
-def environment_d(resolved: Mapping[str, Any]) -> str:
-    """Write the format of ``environment.d``: ``KEY=VALUE``, where systemd expands ``$HOME``."""
-    lines = [f"{name}={_plain(name, value, home=True)}" for name, value in _scope(resolved, "user_systemd")]
-    return "\n".join([HEADER, *lines, ""])
-
-
 def unit_file(resolved: Mapping[str, Any]) -> str:
     """Write an ``EnvironmentFile=`` for system units: ``KEY=VALUE``, nothing is expanded."""
     lines = [f"{name}={_plain(name, value)}" for name, value in _scope(resolved, "unit")]
@@ -163,9 +157,8 @@ def _group(group: str) -> str:
     return group
 
 
-def _plain(name: str, value: str, home: bool = False) -> str:
-    rest = value[len("$HOME") :] if home and value.startswith("$HOME") else value
-    if UNSAFE.search(rest):
+def _plain(name: str, value: str) -> str:
+    if UNSAFE.search(value):
         raise WishError(f"{name} is {value!r}; leave out newlines, quotes, backslashes and $.")
     return value
 

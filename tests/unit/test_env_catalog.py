@@ -32,13 +32,14 @@ UV_COMPILE_BYTECODE=1
 UV_CONCURRENT_DOWNLOADS=10
 UV_HTTP_TIMEOUT=300
 """
-LITERALS = [tuple(line.split("=", 1)) for line in GUIDE.split()]
+LITERALS: list[tuple[str, str]] = [(line.split("=")[0], line.split("=", 1)[1]) for line in GUIDE.split()]
 # What the profile seed does not take literally, and the deviation that says why.
 NOT_LITERAL = {"CUDA_VISIBLE_DEVICES": "D-1", "TRANSFORMERS_CACHE": "D-2"}
 
 
 def resolve(*profiles: str, overrides: dict[str, Any] | None = None, **options: Any) -> dict[str, Any]:
-    return env_resolve.resolve(PLAN, list(profiles) or None, overrides, options)
+    values: dict[str, Any] = env_resolve.resolve(PLAN, list(profiles) or None, overrides, options)
+    return values
 
 
 @pytest.mark.parametrize(("name", "value"), LITERALS)
