@@ -11,7 +11,9 @@ PYTHON = "/opt/uv/venv/bin/python"
 
 
 def as_nobody(host: Any, command: str) -> Any:
-    return host.run("setpriv --reuid=65534 --regid=65534 --clear-groups env -i PATH=/usr/local/bin:/usr/bin:/bin sh -c %s", command)
+    return host.run(
+        "setpriv --reuid=65534 --regid=65534 --clear-groups env -i PATH=/usr/local/bin:/usr/bin:/bin sh -c %s", command
+    )
 
 
 def packages(host: Any) -> set[str]:
@@ -35,7 +37,12 @@ def test_the_guides_activation_and_pip_list_work(host: Any) -> None:
 
 
 def test_a_plain_user_cannot_change_the_environment(host: Any) -> None:
-    for place in ("/opt/uv/venv/lib/python3.12/site-packages", "/opt/uv/venv/bin", "/opt/uv/python", "/opt/uv/environment"):
+    for place in (
+        "/opt/uv/venv/lib/python3.12/site-packages",
+        "/opt/uv/venv/bin",
+        "/opt/uv/python",
+        "/opt/uv/environment",
+    ):
         assert as_nobody(host, f"touch {place}/poison").rc != 0, place
     assert as_nobody(host, "ls /opt/uv/cache").rc != 0
 
@@ -87,7 +94,9 @@ def test_a_run_that_was_killed_is_repaired(host: Any, again: Callable[..., Any])
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_bad_wishes_are_refused_in_one_sentence(again: Callable[..., Any], wishes: dict[str, Any], words: list[str]) -> None:
+def test_bad_wishes_are_refused_in_one_sentence(
+    again: Callable[..., Any], wishes: dict[str, Any], words: list[str]
+) -> None:
     run = again(**wishes)
     assert not run.ok
     assert run.changed == 0
