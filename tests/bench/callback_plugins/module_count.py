@@ -7,12 +7,13 @@ name: module_count
 type: aggregate
 short_description: Write a line for every module execution on a host
 description:
-  - Appends C(run PLAYBOOK) at the start, and C(HOST MODULE TASK), separated by tabs, for each module that is executed on
-    a host, to the file named by the environment variable E(GPUFLEET_MODULE_COUNT).
+  - Appends C(run PLAYBOOK) at the start, and C(HOST MODULE TASK), separated by tabs, for each module that is executed
+    on a host, to the file named by the environment variable E(GPUFLEET_MODULE_COUNT).
   - An action may execute several modules, or none; so the modules are counted where they leave for the host.
 """
 
 import os
+from pathlib import Path
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -35,7 +36,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
         """Begin a run in the file and start counting."""
-        note(f"run {os.path.basename(playbook._file_name)}")
+        note(f"run {Path(playbook._file_name).name}")
         original = ActionBase._execute_module
 
         def counted(action: Any, *args: Any, **options: Any) -> Any:
