@@ -5,12 +5,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils.env_catalog import BY_NAME, SCOPES
 from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import (
+    GROUP_NAME,
     UNSAFE,
     WishError,
     endpoint_problem,
@@ -135,13 +135,18 @@ def uv_toml(
     return "\n".join([HEADER, *lines, ""])
 
 
-def env_json(resolved: Mapping[str, Any], group: str = "") -> str:
-    """Write ``/etc/gpufleet/env.json``: every value by scope, and for each variable why, deviation and who set it."""
+def env_json(resolved: Mapping[str, Any], group: str = "", path: str = "") -> str:
+    """Write ``/etc/gpufleet/env.json``: every value by scope, and for each variable why, deviation and who set it.
+
+    ``path`` is what members have at the front of PATH.
+    """
     document = {
         "schema": 1,
         "profiles": list(resolved["profiles"]),
         "group": group,
+        "path": path,
         "scopes": {scope: dict(resolved[scope]) for scope in SCOPES},
+        "profile_values": resolved["profile_values"],
         "variables": resolved["whys"],
     }
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
@@ -152,7 +157,7 @@ def _scope(resolved: Mapping[str, Any], scope: str) -> list[tuple[str, str]]:
 
 
 def _group(group: str) -> str:
-    if not re.fullmatch(r"[a-z_][a-z0-9_.-]*", group):
+    if not GROUP_NAME.fullmatch(group):
         raise WishError(f"env_profile_group is {group!r}, which is no name of a group; use letters and digits.")
     return group
 

@@ -40,7 +40,14 @@ OPTIONS: Mapping[str, Any] = {
     "container_cpus": None,
     "ca_bundle": "",
     "allow_insecure_endpoints": False,
+    "group": "ml",
+    "nofile": 65536,
+    "venv_path": "/opt/uv/venv",
+    "config_path": "/etc/gpufleet",
 }
+# The kernel's fs.nr_open. A limit above it cannot be set, and pam_limits then refuses every login.
+NOFILE_MAX = 1048576
+GROUP_NAME = re.compile(r"[a-z_][a-z0-9_.-]*")
 
 
 class WishError(ValueError):
@@ -55,6 +62,8 @@ def resolve(
 ) -> dict[str, Any]:
     """Give ``{scope: {NAME: value}}`` for every scope, with ``profiles``, and ``whys`` for every variable.
 
+    ``profile_values`` has what each profile alone would set in a login shell, for ``gpufleet-env run --profile``.
+
     Later rules beat earlier ones: catalogue default, profile, override. Raises WishError with one
     sentence for each thing that is wrong.
     """
@@ -67,12 +76,18 @@ def resolve(
     result: dict[str, Any] = {scope: {} for scope in SCOPES}
     result["profiles"] = names
     result["whys"] = {}
+    result["profile_values"] = {profile: {} for profile in PROFILES}
     for variable in _variables(wishes):
         chosen = _choose(variable, names, wishes)
         for scope in variable.scopes:
             value = _value_in(scope, variable, chosen, wishes, plan, settings)
             if value is not None:
                 result[scope][variable.name] = value
+        for profile in PROFILES:
+            sets, value = profile_value(variable, profile)
+            if sets and "login" in variable.scopes:
+                value = None if value is None else _filled("login", value, plan, settings)
+                result["profile_values"][profile][variable.name] = value
         result["whys"][variable.name] = {
             "why": variable.why,
             "from": chosen[1],
@@ -207,10 +222,20 @@ def _value_problems(where: str, name: str, wish: Any, insecure: bool) -> list[st
 def _option_problems(options: Mapping[str, Any]) -> list[str]:
     unknown = sorted(set(options) - set(OPTIONS))
     found = [f"env_resolve has no option {name!r}; it has {', '.join(OPTIONS)}." for name in unknown]
-    for key in ("cache_root", "container_home", "ca_bundle"):
+    for key in ("cache_root", "container_home", "ca_bundle", "venv_path", "config_path"):
         value = str(options[key] or "")
-        if (value or key != "ca_bundle") and not re.fullmatch(r"/[^\s\"'`\\$]*", value):
-            found.append(f"{key} is {value!r}; give an absolute path without spaces, quotes, backslashes and $.")
+        if (value or key != "ca_bundle") and not re.fullmatch(r"/[^\s\"'`\\$:]*", value):
+            found.append(
+                f"env_profile_{key} is {value!r}; give an absolute path without spaces, quotes, backslashes, : and $."
+            )
+    if not GROUP_NAME.fullmatch(str(options["group"])):
+        found.append(f"env_profile_group is {options['group']!r}, which is no name of a group; use a-z, 0-9, _ and -.")
+    nofile = str(options["nofile"])
+    if not nofile.isdigit() or not (nofile == "0" or 1024 <= int(nofile) <= NOFILE_MAX):
+        found.append(
+            f"env_profile_nofile is {nofile!r}; give 1024 to {NOFILE_MAX}, or 0 to leave the limit alone "
+            "(nobody could log in with a limit that the kernel refuses)."
+        )
     return found
 
 

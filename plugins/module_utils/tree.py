@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import grp
 import os
 import pwd
@@ -18,7 +19,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Entry:
     follow: bool = False
     recurse: bool = False
     secret: bool = False
+    glob: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
         follow=bool(raw.get("follow")),
         recurse=bool(raw.get("recurse")),
         secret=bool(raw.get("secret")),
+        glob=bool(raw.get("glob")),
     )
 
 
@@ -142,7 +145,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "directory": {"owner", "group", "mode", "access_acl", "default_acl", "force", "follow"},
         "file": {"owner", "group", "mode", "access_acl", "content", "validate", "force", "follow", "secret"},
         "link": {"owner", "group", "target"},
-        "absent": {"recurse"},
+        "absent": {"recurse", "glob"},
     }[state]
     options = (
         "content",
@@ -155,6 +158,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "validate",
         "follow",
         "recurse",
+        "glob",
     )
     for option in options:
         if raw.get(option) and option not in useful:
@@ -172,7 +176,7 @@ class Tree:
         self.done: list[Step] = []
         # What earlier entries of the same list will have made of a path.
         self._planned: dict[str, str] = {}
-        for entry in _without_repetition(entries):
+        for entry in _without_repetition(_without_patterns(entries)):
             self.steps.append(self._plan(entry))
 
     def apply(self) -> None:
@@ -200,13 +204,13 @@ class Tree:
             found = None
         if entry.state == "absent":
             return self._plan_absent(entry, found)
+        step = Step(entry, path, found, Attributes())
+        if found is not None and not entry.force:
+            return step
         self._refuse_wrong_kind(entry, path, found)
         if found is None:
             self._require_parent(path)
         self._planned[path] = entry.state
-        step = Step(entry, path, found, Attributes())
-        if found is not None and not entry.force:
-            return step
         if entry.state == "link":
             self._plan_link(step)
         else:
@@ -432,6 +436,21 @@ def _wished_mode(entry: Entry, found: Found | None, access: Acl | None) -> int |
     return mode
 
 
+def _without_patterns(entries: list[Entry]) -> list[Entry]:
+    """Put the paths that a pattern matches in its place, except those that other entries name."""
+    named = {entry.path for entry in entries}
+    plain: list[Entry] = []
+    for entry in entries:
+        if not entry.glob:
+            plain.append(entry)
+            continue
+        directory, pattern = Path(entry.path).parent, Path(entry.path).name
+        present = sorted(child.name for child in directory.iterdir()) if directory.is_dir() else []
+        paths = [f"{directory}/{name}" for name in fnmatch.filter(present, pattern)]
+        plain += [replace(entry, path=path, glob=False) for path in paths if path not in named]
+    return plain
+
+
 def _without_repetition(entries: list[Entry]) -> list[Entry]:
     """Drop an entry that stands twice, refuse one path with two wishes: each run would undo its own work."""
     seen: dict[str, Entry] = {}
@@ -481,25 +500,25 @@ def effective_access(found: Found) -> Acl:
 def open_parent(path: str) -> Iterator[tuple[int, str]]:
     """Open the directory that holds path; yields its descriptor and path's last component.
 
-    A link on the way is followed only if root or we ourselves put it there.
+    A link on the way is followed only if nobody else can use it to lead us to what is not theirs: root or we ourselves
+    put it there, or it leads to a directory of the user who did.
     """
     parts = path.strip("/").split("/")
     descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         for depth, part in enumerate(parts[:-1]):
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
             status = os.stat(part, dir_fd=descriptor, follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                if status.st_uid not in (0, os.geteuid()):
-                    link = "/" + "/".join(parts[: depth + 1])
-                    raise TreeError(
-                        f"{path} is not touched: {link} is a symbolic link of {name_of('user', status.st_uid)}, "
-                        "who could point it elsewhere; make it a directory, or give the path behind it."
-                    )
-                flags &= ~os.O_NOFOLLOW
+            link = stat.S_ISLNK(status.st_mode)
+            flags = os.O_PATH | os.O_DIRECTORY | (0 if link else os.O_NOFOLLOW)
             following = os.open(part, flags, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = following
+            if link and status.st_uid not in (0, os.geteuid(), os.fstat(descriptor).st_uid):
+                raise TreeError(
+                    f"{path} is not touched: /{'/'.join(parts[: depth + 1])} is a symbolic link of "
+                    f"{name_of('user', status.st_uid)} to a directory of somebody else; "
+                    "make it a directory, or give the path behind it."
+                )
         yield descriptor, parts[-1]
     finally:
         os.close(descriptor)

@@ -14,7 +14,7 @@ description:
     content or the new, never half of it. Content whose bytes are equal is never written again.
   - ACLs are written as extended attributes; the acl package is not needed.
   - A symbolic link at the end of a path is never followed unless O(entries[].follow) says so. One on the way is
-    followed only if root, or the user that runs the module, put it there.
+    followed only if root, or the user that runs the module, put it there, or if it leads to a directory of its owner.
   - Parents are not created implicitly, and nothing that is not listed is changed. The umask has no effect.
 author:
   - The gpufleet.host contributors
@@ -84,7 +84,7 @@ options:
         elements: str
       force:
         description:
-          - With V(false) the thing is made when it is missing and left alone, attributes too, when it is there.
+          - With V(false) the thing is made when it is missing; whatever is there already is left alone.
         type: bool
         default: true
       follow:
@@ -95,6 +95,12 @@ options:
         description:
           - Let V(absent) remove a directory with all that is in it. A tree with a mount point in it, and a directory
             directly below the root, are refused.
+        type: bool
+        default: false
+      glob:
+        description:
+          - Let V(absent) remove every match of the pattern that is the last component of the path, for example
+            C(/etc/x.d/ours-*.conf), except what other entries name. So a list owns its files without a record of them.
         type: bool
         default: false
       secret:
@@ -128,6 +134,7 @@ EXAMPLES = r"""
     entries:
       - {path: /etc/profile.d/old.sh, state: absent}
       - {path: /opt/old, state: absent, recurse: true}
+      - {path: /etc/x.d/ours-*.conf, state: absent, glob: true}
 """
 
 RETURN = r"""
@@ -165,6 +172,7 @@ OPTIONS: dict[str, Any] = {
     "force": {"type": "bool", "default": True},
     "follow": {"type": "bool", "default": False},
     "recurse": {"type": "bool", "default": False},
+    "glob": {"type": "bool", "default": False},
     "secret": {"type": "bool", "default": False, "no_log": False},
 }
 

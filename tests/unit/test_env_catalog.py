@@ -225,12 +225,38 @@ def test_insecure_endpoints_when_allowed() -> None:
     assert not env_resolve.problems(PLAN, None, overrides, {"allow_insecure_endpoints": True})
 
 
+def test_what_each_profile_would_set() -> None:
+    values = resolve()["profile_values"]
+    assert values["debug"] == {
+        "PYTHONHASHSEED": "0",
+        "CUDA_LAUNCH_BLOCKING": "1",
+        "PYTHONDEVMODE": "1",
+        "TORCH_SHOW_CPP_STACKTRACES": "1",
+    }
+    assert values["inference"]["OMP_NUM_THREADS"] == "12"
+    assert values["seed"]["CUDA_VISIBLE_DEVICES"] is None
+
+
 def test_a_plan_without_resources_is_refused() -> None:
     assert "preflight" in env_resolve.problems({})[0]
     assert "preflight" in env_resolve.problems({"resources": {"threads": None}})[0]
 
 
-@pytest.mark.parametrize("options", [{"cache_root": "srv"}, {"container_home": ""}, {"ca_bundle": "x y"}, {"nope": 1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_root": "srv"},
+        {"container_home": ""},
+        {"ca_bundle": "x y"},
+        {"venv_path": "/a:b"},
+        {"config_path": "$HOME/x"},
+        {"group": "Domain Users"},
+        {"nofile": 512},
+        {"nofile": "unlimited"},
+        {"nofile": 2000000},
+        {"nope": 1},
+    ],
+)
 def test_bad_options(options: dict[str, Any]) -> None:
     (found,) = env_resolve.problems(PLAN, None, None, options)
     assert next(iter(options)) in found

@@ -98,7 +98,7 @@ class TestProfile:
         near = [65534, int(f"{gid}1"), int(f"1{gid}")]
         text = env_render.profile_sh(resolved(), GROUP, "/opt/uv/venv/bin")
         env = source(shell, text, tmp_path, groups=near)
-        assert set(env) <= {"HOME", "PATH", "PWD", "SHLVL", "_", "OLDPWD"}
+        assert set(env) <= {"HOME", "PATH", "PWD", "SHLVL", "_", "OLDPWD", "LOGNAME"}
         assert env["PATH"] == "/usr/bin:/bin"
 
     def test_root_gets_nothing_even_as_a_member(self, shell: str, tmp_path: Path) -> None:
