@@ -1,0 +1,550 @@
+"""The host plan: a pure function from facts and wishes to what will be done, or to why it cannot be.
+
+Every refusal is one sentence that says what was found, what was wished (with the variable's name) and what to do.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
+from ansible_collections.gpufleet.host.plugins.module_utils._platforms import (
+    ARCHITECTURES,
+    support_of,
+    supported_names,
+)
+from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels import (
+    CHANNEL_NAMES,
+    CHANNELS,
+    CPU_CHANNEL,
+    GB,
+    GROUPS,
+    PYTHON_BYTES,
+    UV_BYTES,
+    Channel,
+)
+
+Facts = dict[str, Any]
+Wishes = dict[str, Any]
+Plan = dict[str, Any]
+
+PROFILES = ("seed", "training", "inference", "notebook", "debug", "reproducible", "offline")
+_PYTHON = "3.12"
+
+# wish -> (the user's variable, default)
+WISHES: dict[str, tuple[str, Any]] = {
+    "channel": ("uv_python_torch_channel", "auto"),
+    "groups": ("uv_python_groups", []),
+    "python_version": ("uv_python_version", _PYTHON),
+    "uv_prefix": ("uv_python_prefix", "/opt/uv"),
+    "venv_path": ("uv_python_venv_path", "/opt/uv/venv"),
+    "uv_cache_path": ("uv_python_cache_path", "/opt/uv/cache"),
+    "uv_path": ("uv_python_uv_path", "/usr/local/bin/uv"),
+    "index_url": ("uv_python_index_url", ""),
+    "cpu_index_url": ("uv_python_cpu_index_url", ""),
+    "install_mirror": ("uv_python_install_mirror", ""),
+    "downloads_json_url": ("uv_python_downloads_json_url", ""),
+    "profiles": ("env_profile_profiles", ["training"]),
+    "cache_root": ("ml_cache_root", "/srv/ml"),
+    "users": ("gpufleet_users", []),
+    "group": ("gpufleet_group", "ml"),
+    "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
+    "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
+}
+_DIRECTORIES = ("uv_prefix", "venv_path", "uv_cache_path", "cache_root")
+_ENDPOINTS = ("index_url", "cpu_index_url", "install_mirror", "downloads_json_url")
+_KNOWN: dict[str, tuple[str, ...]] = {"groups": tuple(GROUPS), "profiles": PROFILES}
+
+
+class _Draft:
+    """A plan in the making: its facts, its complete wishes, and the sentences found so far."""
+
+    def __init__(self, facts: Facts, wishes: Wishes) -> None:
+        self.facts = facts
+        self.wishes = {name: wishes.get(name, default) for name, (_variable, default) in WISHES.items()}
+        self.refusals: list[str] = []
+        self.warnings: list[str] = []
+
+    def wished(self, name: str) -> str:
+        """Return a wish as the user would write it."""
+        return f"{WISHES[name][0]}={self.wishes[name]}"
+
+    def refuse(self, found: str, wish: str, remedy: str) -> None:
+        self.refusals.append(f"{found}; wished is {self.wished(wish)}; {remedy}.")
+
+    @property
+    def gpus(self) -> list[Facts]:
+        """The GPUs that are this host's own; one bound to vfio-pci belongs to a virtual machine."""
+        return [gpu for gpu in self.facts["gpus"] if gpu["kernel_driver"] != "vfio-pci"]
+
+
+def make_plan(facts: Facts, wishes: Wishes) -> Plan:
+    """Return the plan for one host.
+
+    Args:
+        facts: what ``gpu_facts`` returned.
+        wishes: any of the names in ``WISHES``; a missing one has its default.
+
+    Raises:
+        KeyError: a wish is unknown, or the facts are not those of ``gpu_facts``.
+    """
+    unknown = sorted(set(wishes) - set(WISHES))
+    if unknown:
+        raise KeyError(f"unknown wishes: {', '.join(unknown)}")
+    draft = _Draft(facts, wishes)
+    _check_platform(draft)
+    _check_names(draft)
+    _check_endpoints(draft)
+    _check_answers(draft)
+    _check_accounts(draft)
+    _check_paths(draft)
+    channel, reason = _choose_channel(draft)
+    torch = _torch(draft, channel, reason)
+    needs = _needs(draft, torch)
+    disk = _disk(draft, needs)
+    _warn(draft)
+    plan = {
+        "refusals": draft.refusals,
+        "warnings": draft.warnings,
+        "skipped": _skipped(draft),
+        "gpu": _gpu(draft),
+        "torch": torch,
+        "resources": _resources(draft),
+        "disk": disk,
+        "downloads": [{"what": need["what"], "bytes": need["download"]} for need in needs],
+        "changes": [need["change"] for need in needs],
+    }
+    return {**plan, "summary": describe(facts, plan)}
+
+
+# --- wishes ----------------------------------------------------------------------------------------------------------
+
+
+def _check_platform(draft: _Draft) -> None:
+    system = draft.facts["system"]
+    name = system["pretty_name"] or system["distribution"] or "an unknown system"
+    support = support_of(system["distribution"], system["version_id"])
+    proven = ARCHITECTURES.get(system["architecture"])
+    if proven is None:
+        draft.refuse(
+            f"Found a {system['architecture']} machine, for which there are no torch wheels",
+            "channel",
+            f"take this host out of the inventory (known are {' and '.join(ARCHITECTURES)})",
+        )
+    if support is None and not draft.wishes["allow_unknown_platform"]:
+        draft.refuse(
+            f"Found {name}, which this collection does not know",
+            "allow_unknown_platform",
+            f"use one of {supported_names()}, or set gpufleet_allow_unknown_platform to true at your own risk",
+        )
+    elif support is None:
+        draft.warnings.append(f"{name} is not known to this collection; it goes on as you allowed.")
+    elif support == "preview" or proven == "preview":
+        draft.warnings.append(f"{name} on {system['architecture']} is a preview: nobody has run it for real yet.")
+
+
+def _check_names(draft: _Draft) -> None:
+    if draft.wishes["channel"] not in CHANNEL_NAMES:
+        draft.refuse("Found no such torch channel", "channel", f"set it to one of {', '.join(CHANNEL_NAMES)}")
+    for wish, known in _KNOWN.items():
+        for name in _listed(draft, wish):
+            if name not in known:
+                draft.refuse(f"Found no {wish[:-1]} named '{name}'", wish, f"choose from {', '.join(known)}")
+    version = draft.wishes["python_version"]
+    if not re.fullmatch(rf"{re.escape(_PYTHON)}(\.\d+)?", str(version)):
+        draft.refuse(
+            f"Found locks for Python {_PYTHON} only", "python_version", f'set it to "{_PYTHON}" or leave it out'
+        )
+
+
+def _listed(draft: _Draft, wish: str) -> list[str]:
+    """Return a list of names; text where a list belongs is the usual slip in YAML, and gets its own sentence."""
+    value = draft.wishes[wish]
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return list(value)
+    draft.refuse("Found something that is no list of names", wish, "write a list, like [name, name]")
+    draft.wishes[wish] = []
+    return []
+
+
+def _check_endpoints(draft: _Draft) -> None:
+    for wish in _ENDPOINTS:
+        address = str(draft.wishes[wish] or "")
+        if not address or address.startswith(("https://", "file://", "/")):
+            continue
+        if draft.wishes["allow_insecure_endpoints"] and address.startswith("http://"):
+            draft.warnings.append(f"{draft.wished(wish)} is read without TLS, as you allowed.")
+            continue
+        draft.refuse(
+            "Found an address that is not safe to download from",
+            wish,
+            "use https:// or file://, or set gpufleet_allow_insecure_endpoints to true for a mirror you trust",
+        )
+
+
+def _check_answers(draft: _Draft) -> None:
+    """Refuse an address that does not answer this host; one that asks for a password does answer."""
+    for wish, answer in (draft.facts.get("addresses") or {}).items():
+        status, variable = answer["status"], WISHES[wish][0]
+        if status is not None and (status < 400 or status in (401, 403)):
+            continue
+        authority = "" if status else " or gpufleet_ca_certificates to its authority's PEM file"
+        draft.refuse(
+            f"Found no answer to use at {answer['address']}: {status or answer['error']}",
+            wish,
+            f"set {variable} to an address that has it{authority}",
+        )
+
+
+def _check_accounts(draft: _Draft) -> None:
+    for name in _listed(draft, "users"):
+        if draft.facts["users"].get(name) is None:
+            draft.refuse(
+                f"Found no user '{name}' on the host",
+                "users",
+                f"create it first (useradd --create-home {name}) or take it out of the list",
+            )
+
+
+def _check_paths(draft: _Draft) -> None:
+    for wish in (*_DIRECTORIES, "uv_path"):
+        path = draft.wishes[wish]
+        if not isinstance(path, str) or not path.startswith("/"):
+            draft.refuse("Found a path that is not absolute", wish, "write it from the root, like /srv/ml")
+            continue
+        found = draft.facts["paths"].get(path)
+        if found is not None:
+            _check_path(draft, wish, path, found)
+
+
+def _check_path(draft: _Draft, wish: str, path: str, found: Facts) -> None:
+    allowed = ("none", "file") if wish == "uv_path" else ("none", "directory")
+    move = f"move it away or set {WISHES[wish][0]} to another path"
+    if found["kind"] not in allowed:
+        draft.refuse(f"Found a {_kind_in_words(found['kind'])} at {path}, where a {allowed[1]} belongs", wish, move)
+    elif found.get("ancestor_kind", "directory") != "directory" and found["kind"] == "none":
+        what = _kind_in_words(found["ancestor_kind"])
+        draft.refuse(f"Found a {what} at {found['ancestor']}, in the way of {path}", wish, move)
+    elif found.get("read_only"):
+        draft.refuse(
+            f"Found {path} on {found['mount']}, which is mounted read-only",
+            wish,
+            f"mount it writable or set {WISHES[wish][0]} to another path",
+        )
+    elif found.get("noexec") and wish in ("uv_prefix", "venv_path", "uv_path"):
+        draft.refuse(
+            f"Found {path} on {found['mount']}, which is mounted noexec, so nothing there can run",
+            wish,
+            f"mount it with exec or set {WISHES[wish][0]} to another path",
+        )
+    if wish == "cache_root" and draft.wishes["users"] and found["acl"] is False:
+        draft.refuse(
+            f"Found no POSIX ACLs on {found['mount']} ({found['filesystem']}), "
+            "without which users cannot share a cache",
+            wish,
+            "set ml_cache_root to a path on ext4, XFS or btrfs, or leave gpufleet_users empty",
+        )
+
+
+def _kind_in_words(kind: str) -> str:
+    return {"other": "special file or a broken link"}.get(kind, kind)
+
+
+# --- torch -----------------------------------------------------------------------------------------------------------
+
+
+def _capability(gpu: Facts) -> tuple[int, int] | None:
+    found = re.fullmatch(r"(\d+)\.(\d+)", gpu["compute_capability"] or "")
+    return (int(found.group(1)), int(found.group(2))) if found else None
+
+
+def _driver_branch(facts: Facts) -> int | None:
+    found = re.match(r"\d+", facts["driver"]["loaded"] or "")
+    return int(found.group(0)) if found else None
+
+
+def _named(gpu: Facts) -> str:
+    what = gpu["name"] or f"{gpu['architecture'] or 'unknown'} GPU {gpu['device_id']}"
+    return f"{what} at {gpu['pci_address']} (compute capability {gpu['compute_capability'] or 'unknown'})"
+
+
+def _fits_gpu(channel: Channel, gpu: Facts) -> bool:
+    capability = _capability(gpu)
+    if capability is None:
+        return True
+    highest = channel.max_capability
+    return channel.min_capability <= capability and (highest is None or capability <= highest)
+
+
+def _driver_floor(channel: Channel, gpus: list[Facts]) -> int:
+    blackwell = any((_capability(gpu) or (0, 0)) >= (10, 0) for gpu in gpus)
+    return channel.min_driver_blackwell if blackwell else channel.min_driver
+
+
+def _misfits(channel: Channel, draft: _Draft) -> list[Facts]:
+    """Return the GPUs that this channel's wheels cannot compute on."""
+    if draft.facts["system"]["architecture"] not in channel.gpu_architectures:
+        return draft.gpus
+    return [gpu for gpu in draft.gpus if not _fits_gpu(channel, gpu)]
+
+
+def _choose_channel(draft: _Draft) -> tuple[Channel, str]:
+    """Return the channel and why; where none can be, the newest one, beside a refusal."""
+    asked = draft.wishes["channel"]
+    if asked == CPU_CHANNEL.name:
+        _check_cpu_channel(draft)
+        return CPU_CHANNEL, "asked for by uv_python_torch_channel"
+    explicit = next((channel for channel in CHANNELS if channel.name == asked), None)
+    if explicit is not None:
+        _check_channel(draft, explicit)
+        return explicit, "asked for by uv_python_torch_channel"
+    return _choose_automatically(draft)
+
+
+def _check_cpu_channel(draft: _Draft) -> None:
+    draft.warnings.append("uv_python_torch_channel=cpu is a preview: nobody has run it for real yet.")
+    if not draft.wishes["cpu_index_url"]:
+        draft.refuse(
+            "Found no index for torch's CPU wheels, which the default index does not have",
+            "channel",
+            "set uv_python_cpu_index_url to an index that has them, or the channel to auto, "
+            "whose wheels compute on a CPU too",
+        )
+    if draft.gpus:
+        draft.warnings.append(f"uv_python_torch_channel=cpu leaves {len(draft.gpus)} GPU(s) unused.")
+
+
+def _check_channel(draft: _Draft, channel: Channel) -> None:
+    architecture = draft.facts["system"]["architecture"]
+    if architecture not in channel.gpu_architectures and not draft.gpus:
+        draft.warnings.append(f"On {architecture} the wheels of {draft.wished('channel')} compute on the CPU only.")
+        return
+    misfits = _misfits(channel, draft)
+    branch, floor = _driver_branch(draft.facts), _driver_floor(channel, draft.gpus)
+    if misfits and architecture not in channel.gpu_architectures:
+        draft.refuse(
+            f"Found {_all_named(misfits)}, and no GPU wheels of {channel.name} for {architecture}",
+            "channel",
+            "set uv_python_torch_channel to cu13 or auto",
+        )
+    elif misfits:
+        draft.refuse(
+            f"Found {_all_named(misfits)}, for which torch {channel.torch} of {channel.name} has no kernels",
+            "channel",
+            "set uv_python_torch_channel to auto, or take the GPU out or bind it to vfio-pci",
+        )
+    elif draft.gpus and branch is not None and branch < floor:
+        _refuse_driver(draft, floor, f"for {channel.name}")
+
+
+def _refuse_driver(draft: _Draft, floor: int, purpose: str) -> None:
+    draft.refuse(
+        f"Found the NVIDIA driver {draft.facts['driver']['loaded']} loaded, which is too old {purpose} "
+        f"on {_all_named(draft.gpus)}, where {floor} is the oldest that works",
+        "channel",
+        "install driver 580, which serves every GPU since Maxwell, reboot, and run again",
+    )
+
+
+def _choose_automatically(draft: _Draft) -> tuple[Channel, str]:
+    newest = CHANNELS[0]
+    gpus, branch = draft.gpus, _driver_branch(draft.facts)
+    if not gpus:
+        return newest, "no GPU: the wheels of the newest channel compute on the CPU too"
+    fitting = [channel for channel in CHANNELS if not _misfits(channel, draft)]
+    for channel in fitting:
+        if branch is None or branch >= _driver_floor(channel, gpus):
+            return channel, _why(draft, channel)
+    if fitting:
+        floor = min(_driver_floor(channel, gpus) for channel in fitting)
+        _refuse_driver(draft, floor, "for any torch channel")
+    else:
+        draft.refuse(
+            f"Found {_all_named(gpus)}, which no single torch channel on "
+            f"{draft.facts['system']['architecture']} can serve",
+            "channel",
+            "take one kind out, bind it to vfio-pci, or set uv_python_torch_channel to cpu",
+        )
+    return newest, "none fits"
+
+
+def _why(draft: _Draft, channel: Channel) -> str:
+    lowest = _lowest(draft)
+    loaded = draft.facts["driver"]["loaded"]
+    capability = f"smallest compute capability {lowest}" if lowest else "compute capability unknown"
+    return f"{capability}, {f'driver {loaded}' if loaded else 'no driver loaded'}: {channel.name} is the newest to fit"
+
+
+def _all_named(gpus: list[Facts]) -> str:
+    """Return the GPUs in words; eight alike are one item with a count."""
+    kinds: dict[tuple[Any, Any], list[Facts]] = {}
+    for gpu in gpus:
+        kinds.setdefault((gpu["device_id"], gpu["name"]), []).append(gpu)
+    return " and ".join(
+        _named(alike[0]) if len(alike) == 1 else f"{len(alike)} times {_named(alike[0])}" for alike in kinds.values()
+    )
+
+
+def _lowest(draft: _Draft) -> str | None:
+    known = [capability for capability in map(_capability, draft.gpus) if capability is not None]
+    return ".".join(str(part) for part in min(known)) if known else None
+
+
+def _torch(draft: _Draft, channel: Channel, reason: str) -> dict[str, Any]:
+    architecture = draft.facts["system"]["architecture"]
+    groups = [GROUPS[name] for name in draft.wishes["groups"] if name in GROUPS]
+    # An architecture without wheels has been refused above; x86_64 only keeps the numbers defined.
+    return {
+        "channel": channel.name,
+        "torch": channel.torch,
+        "torchvision": channel.torchvision,
+        "torchaudio": channel.torchaudio,
+        "cuda": channel.cuda if architecture in channel.gpu_architectures else None,
+        "reason": reason,
+        "download_bytes": channel.download_bytes.get(architecture, channel.download_bytes["x86_64"])
+        + sum(download for download, _unpacked in groups),
+        "unpacked_bytes": channel.unpacked_bytes.get(architecture, channel.unpacked_bytes["x86_64"])
+        + sum(unpacked for _download, unpacked in groups),
+    }
+
+
+# --- disk ------------------------------------------------------------------------------------------------------------
+
+
+def _needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what has yet to be brought to the host: words, download, and the bytes it takes under each wish.
+
+    uv keeps the wheels it downloads unpacked, and the environment gets copies, so both take the unpacked size.
+    """
+    venv, uv = draft.facts["venv"], draft.facts["uv"]
+    needs: list[dict[str, Any]] = []
+    if uv["sha256"] is None:
+        needs.append(_need("uv", UV_BYTES[0], {"uv_path": UV_BYTES[1]}, f"install uv at {draft.wishes['uv_path']}"))
+    if venv["python"] is None:
+        change = f"install Python {_PYTHON} below {draft.wishes['uv_prefix']}"
+        needs.append(_need(f"Python {_PYTHON}", PYTHON_BYTES[0], {"uv_prefix": PYTHON_BYTES[1]}, change))
+    if venv["python"] is None or not _same_torch(venv.get("torch"), torch["torch"]):
+        size = torch["unpacked_bytes"]
+        change = f"make {draft.wishes['venv_path']} with torch {torch['torch']} of {torch['channel']} and its stacks"
+        what = f"torch {torch['torch']} and the stacks around it ({torch['channel']})"
+        needs.append(_need(what, torch["download_bytes"], {"venv_path": size, "uv_cache_path": size}, change))
+    return needs
+
+
+def _need(what: str, download: int, takes: dict[str, int], change: str) -> dict[str, Any]:
+    return {"what": what, "download": download, "takes": takes, "change": change}
+
+
+def _same_torch(installed: str | None, planned: str) -> bool:
+    """Whether the installed torch is the planned one; only the CPU wheels carry their build in the plan's version."""
+    if installed is None:
+        return False
+    return installed == planned or (installed.split("+")[0] == planned and not installed.endswith("+cpu"))
+
+
+def _disk(draft: _Draft, needs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the forecast of each wished path, and refuse a mount that is too small for all that goes there."""
+    rows: list[dict[str, Any]] = []
+    for wish in (*_DIRECTORIES, "uv_path"):
+        path = draft.wishes[wish]
+        found = draft.facts["paths"].get(path) if isinstance(path, str) else None
+        needed = sum(need["takes"].get(wish, 0) for need in needs)
+        if found is None or (not needed and wish == "uv_path"):
+            continue
+        rows.append(
+            {
+                "path": path,
+                "mount": found["mount"],
+                "needed_bytes": needed,
+                "free_bytes": found["free_bytes"],
+                "variable": WISHES[wish][0],
+            }
+        )
+    for mount in dict.fromkeys(row["mount"] for row in rows):
+        _check_mount(draft, mount, [row for row in rows if row["mount"] == mount and row["needed_bytes"]])
+    return rows
+
+
+def _check_mount(draft: _Draft, mount: str | None, rows: list[dict[str, Any]]) -> None:
+    free = min((row["free_bytes"] for row in rows if row["free_bytes"] is not None), default=None)
+    needed = sum(row["needed_bytes"] for row in rows)
+    if free is None or needed <= free:
+        return
+    largest = max(rows, key=lambda row: int(row["needed_bytes"]))
+    wish = next(name for name, (variable, _default) in WISHES.items() if variable == largest["variable"])
+    draft.refuse(
+        f"Found {free / GB:.1f} GB free on {mount or 'the disk'}, where {needed / GB:.1f} GB are needed "
+        f"({', '.join(row['path'] for row in rows)})",
+        wish,
+        f"free {(needed - free) / GB:.1f} GB there or set {' or '.join(row['variable'] for row in rows)} "
+        "to a path on a larger disk",
+    )
+
+
+# --- what is left ----------------------------------------------------------------------------------------------------
+
+
+def _gpu(draft: _Draft) -> dict[str, Any]:
+    driver, container = draft.facts["driver"], draft.facts["system"]["container"]
+    # A container sees the host's sysfs whole, and computes only on the device nodes it was given.
+    reachable = not container or bool(driver.get("device_nodes", True))
+    return {
+        "present": bool(draft.gpus),
+        "count": len(draft.gpus),
+        "usable": bool(draft.gpus) and driver["loaded"] is not None and reachable,
+        "min_compute_capability": _lowest(draft),
+    }
+
+
+def _resources(draft: _Draft) -> dict[str, int]:
+    cpu = draft.facts["cpu"]
+    gpus = max(1, len(draft.gpus))
+    vcpus = cpu["vcpus"] or 1
+    cores = cpu["cores"] or vcpus
+    quota = cpu["quota_cpus"] or vcpus
+    return {
+        "threads": _clamp(int(min(cores, quota) / gpus), 1, 16),
+        "cores": cores,
+        "vcpus": vcpus,
+        "gpus": gpus,
+        "dataloader_workers": _clamp(int(min(vcpus, quota) / gpus) - 1, 1, 16),
+    }
+
+
+def _clamp(value: int, low: int, high: int) -> int:
+    return max(low, min(value, high))
+
+
+def _warn(draft: _Draft) -> None:
+    facts = draft.facts
+    kept = len(facts["gpus"]) - len(draft.gpus)
+    if kept:
+        draft.warnings.append(f"{kept} GPU(s) are bound to vfio-pci for virtual machines and are left alone.")
+    draft.warnings += [
+        f"{_named(gpu)} is not in this collection's table, so only a loaded driver can say what it computes with."
+        for gpu in draft.gpus
+        if gpu["compute_capability"] is None
+    ]
+    if draft.gpus and facts["driver"]["loaded"] is None:
+        holder = " (nouveau holds the GPU)" if facts["driver"]["nouveau"] else ""
+        draft.warnings.append(
+            f"No NVIDIA driver is loaded{holder}: the torch channel is chosen by compute capability alone, "
+            "and nothing computes on the GPU before a driver is."
+        )
+    elif draft.gpus and not _gpu(draft)["usable"]:
+        draft.warnings.append("This container sees GPUs and has been given none of their device nodes.")
+    draft.warnings += [f"A reboot is due: {reason}." for reason in facts["reboot"]["reasons"]]
+    if facts["venv"]["writable_by_others"]:
+        draft.warnings.append(f"Every user can write to {facts['venv']['path']}, and so change what others run.")
+
+
+def _skipped(draft: _Draft) -> list[dict[str, str]]:
+    skipped = []
+    if draft.facts["system"]["service_manager"] != "systemd":
+        skipped.append({"what": "systemd units and their environment", "why": "systemd does not run here"})
+    if not draft.gpus:
+        skipped.append({"what": "GPU checks", "why": "no NVIDIA GPU was found"})
+    elif draft.facts["driver"]["loaded"] is None:
+        skipped.append({"what": "GPU checks", "why": "no NVIDIA driver is loaded"})
+    return skipped
