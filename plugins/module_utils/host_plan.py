@@ -279,7 +279,7 @@ def _fits_gpu(channel: Channel, gpu: Facts) -> bool:
 
 def _driver_floor(channel: Channel, gpus: list[Facts]) -> int:
     blackwell = any((_capability(gpu) or (0, 0)) >= (10, 0) for gpu in gpus)
-    return channel.min_driver_blackwell if blackwell else channel.min_driver
+    return int(channel.min_driver_blackwell if blackwell else channel.min_driver)
 
 
 def _misfits(channel: Channel, draft: _Draft) -> list[Facts]:
