@@ -36,7 +36,11 @@ def test_the_guides_own_checks_work(host: Any, command: str, expected: str) -> N
 
 def test_torch_computes_with_the_planned_threads(host: Any) -> None:
     plan = json.loads(host.file("/var/lib/gpufleet/record.json").content_string)["plan"]
-    done = login(host, "bob", "python -c 'import torch; print(torch.get_num_threads(), (torch.ones(64, 64) @ torch.ones(64, 64)).sum().item())'")
+    done = login(
+        host,
+        "bob",
+        "python -c 'import torch; print(torch.get_num_threads(), (torch.ones(64, 64) @ torch.ones(64, 64)).sum().item())'",
+    )
     assert done.rc == 0, done.stderr
     threads, total = done.stdout.split()
     assert int(threads) == plan["resources"]["threads"]
@@ -47,7 +51,11 @@ def test_two_people_share_a_model_cache(host: Any) -> None:
     write = "import os, pathlib; p = pathlib.Path(os.environ['HF_HUB_CACHE'], 'models--x'); p.mkdir(exist_ok=True); (p / 'w').write_text('alice')"
     done = login(host, "alice", f'python -c "{write}"')
     assert done.rc == 0, done.stderr
-    done = login(host, "bob", 'cat "$HF_HUB_CACHE/models--x/w" && echo bob >> "$HF_HUB_CACHE/models--x/w" && rm -r "$HF_HUB_CACHE/models--x"')
+    done = login(
+        host,
+        "bob",
+        'cat "$HF_HUB_CACHE/models--x/w" && echo bob >> "$HF_HUB_CACHE/models--x/w" && rm -r "$HF_HUB_CACHE/models--x"',
+    )
     assert done.rc == 0, done.stderr
     assert "alice" in done.stdout
 
