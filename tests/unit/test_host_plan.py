@@ -218,8 +218,13 @@ REFUSAL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     ),
     "disk too small": (
         host(paths=everywhere(free_bytes=6 * GB)),
-        {},
+        {"link_mode": "copy"},
         ["6.0 GB free on /", "11.8 GB", "uv_python_venv_path", "uv_python_cache_path", "free 5.8 GB"],
+    ),
+    "disk too small, cache and environment sharing blocks": (
+        host(paths=everywhere(free_bytes=5 * GB)),
+        {},
+        ["5.0 GB free on /", "6.0 GB are needed", "uv_python_venv_path", "free 1.0 GB"],
     ),
     "disk too small for the venv alone": (
         host(paths=at("/opt/uv/venv", mount="/opt/uv/venv", free_bytes=5 * GB)),
@@ -375,6 +380,16 @@ def test_groups_add_to_the_forecast() -> None:
     bare, full = (make_plan(host(), {"groups": groups}) for groups in ([], list(_torch_channels.GROUPS)))
     assert full["torch"]["download_bytes"] - bare["torch"]["download_bytes"] == 170_000_000
     assert full["disk"] != bare["disk"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "mount", "needed"),
+    [("clone", "/", 0), ("hardlink", "/", 0), ("copy", "/", 5_800_000_000), ("clone", "/cache", 5_800_000_000)],
+)
+def test_the_cache_takes_nothing_where_it_shares_blocks(mode: str, mount: str, needed: int) -> None:
+    plan = make_plan(host(paths=at("/opt/uv/cache", mount=mount)), {"link_mode": mode})
+    (row,) = [row for row in plan["disk"] if row["path"] == "/opt/uv/cache"]
+    assert row["needed_bytes"] == needed
 
 
 def test_unknown_free_space_is_no_refusal() -> None:

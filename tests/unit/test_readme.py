@@ -14,7 +14,7 @@ def test_the_support_table_is_the_data() -> None:
     rows = re.findall(
         r"^\| (\w+) \| ([\d., ]+) \| (tested|preview) \|$", (ROOT / "README.md").read_text(), re.MULTILINE
     )
-    assert rows == [(row.distribution, ", ".join(row.versions), row.support) for row in PLATFORMS]
+    assert rows == [(known.distribution, ", ".join(known.versions), known.support) for known in PLATFORMS]
 
 
 def test_every_role_has_its_row_and_its_scenario() -> None:
