@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from ansible_collections.gpufleet.host.plugins.module_utils._look_network import look_at_addresses
 
 
