@@ -67,7 +67,6 @@ def test_the_record_points_to_the_report(host: Any) -> None:
     ("wishes", "words"),
     [
         ({}, ["software.torch: torch not importable", "(torch_probe_python=/usr/bin/python3)", "role uv_python"]),
-        ({"torch_probe_require_gpu": True}, ["gpu.present", "(torch_probe_require_gpu=true)", "Check power"]),
         ({"torch_probe_expect_gpus": 2}, ["expected 2 NVIDIA GPUs, found 0 (torch_probe_expect_gpus=2)"]),
         ({"torch_probe_python": "/nowhere/python"}, ["torch_probe_python=/nowhere/python", "run the role uv_python"]),
     ],
