@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fnmatch
 import grp
 import os
 import pwd
@@ -18,7 +19,7 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class Entry:
     follow: bool = False
     recurse: bool = False
     secret: bool = False
+    glob: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,6 +135,7 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
         follow=bool(raw.get("follow")),
         recurse=bool(raw.get("recurse")),
         secret=bool(raw.get("secret")),
+        glob=bool(raw.get("glob")),
     )
 
 
@@ -142,7 +145,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "directory": {"owner", "group", "mode", "access_acl", "default_acl", "force", "follow"},
         "file": {"owner", "group", "mode", "access_acl", "content", "validate", "force", "follow", "secret"},
         "link": {"owner", "group", "target"},
-        "absent": {"recurse"},
+        "absent": {"recurse", "glob", "target"},
     }[state]
     options = (
         "content",
@@ -155,6 +158,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "validate",
         "follow",
         "recurse",
+        "glob",
     )
     for option in options:
         if raw.get(option) and option not in useful:
@@ -166,17 +170,21 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
 class Tree:
     """A look at the disk, the steps that follow from it, and their execution."""
 
-    def __init__(self, entries: list[Entry], check_mode: bool = False) -> None:
+    def __init__(self, entries: list[Entry], check_mode: bool = False, pending: str | None = None) -> None:
         self.check_mode = check_mode
+        self.pending = pending
         self.steps: list[Step] = []
         self.done: list[Step] = []
         # What earlier entries of the same list will have made of a path.
         self._planned: dict[str, str] = {}
-        for entry in _without_repetition(entries):
+        for entry in _without_repetition(_without_patterns(entries)):
             self.steps.append(self._plan(entry))
+        self.unfinished = pending is not None and os.path.lexists(pending)
 
     def apply(self) -> None:
         """Carry out the steps; on an error `done` has those that were made before it."""
+        if self.pending is not None and any(step.changes for step in self.steps):
+            _mark(self.pending)
         for step in self.steps:
             if not step.changes:
                 continue
@@ -200,13 +208,13 @@ class Tree:
             found = None
         if entry.state == "absent":
             return self._plan_absent(entry, found)
+        step = Step(entry, path, found, Attributes())
+        if found is not None and not entry.force:
+            return step
         self._refuse_wrong_kind(entry, path, found)
         if found is None:
             self._require_parent(path)
         self._planned[path] = entry.state
-        step = Step(entry, path, found, Attributes())
-        if found is not None and not entry.force:
-            return step
         if entry.state == "link":
             self._plan_link(step)
         else:
@@ -242,6 +250,8 @@ class Tree:
         step = Step(entry, path, found, Attributes())
         if found is None:
             self._planned[path] = "none"
+            return step
+        if entry.target is not None and found.target != entry.target:
             return step
         if found.kind == "directory":
             self._refuse_unsafe_removal(entry)
@@ -432,6 +442,21 @@ def _wished_mode(entry: Entry, found: Found | None, access: Acl | None) -> int |
     return mode
 
 
+def _without_patterns(entries: list[Entry]) -> list[Entry]:
+    """Put the paths that a pattern matches in its place, except those that other entries name."""
+    named = {entry.path for entry in entries}
+    plain: list[Entry] = []
+    for entry in entries:
+        if not entry.glob:
+            plain.append(entry)
+            continue
+        directory, pattern = Path(entry.path).parent, Path(entry.path).name
+        present = sorted(child.name for child in directory.iterdir()) if directory.is_dir() else []
+        paths = [f"{directory}/{name}" for name in fnmatch.filter(present, pattern)]
+        plain += [replace(entry, path=path, glob=False) for path in paths if path not in named]
+    return plain
+
+
 def _without_repetition(entries: list[Entry]) -> list[Entry]:
     """Drop an entry that stands twice, refuse one path with two wishes: each run would undo its own work."""
     seen: dict[str, Entry] = {}
@@ -481,25 +506,25 @@ def effective_access(found: Found) -> Acl:
 def open_parent(path: str) -> Iterator[tuple[int, str]]:
     """Open the directory that holds path; yields its descriptor and path's last component.
 
-    A link on the way is followed only if root or we ourselves put it there.
+    A link on the way is followed only if nobody else can use it to lead us to what is not theirs: root or we ourselves
+    put it there, or it leads to a directory of the user who did.
     """
     parts = path.strip("/").split("/")
     descriptor = os.open("/", os.O_PATH | os.O_DIRECTORY)
     try:
         for depth, part in enumerate(parts[:-1]):
-            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
             status = os.stat(part, dir_fd=descriptor, follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                if status.st_uid not in (0, os.geteuid()):
-                    link = "/" + "/".join(parts[: depth + 1])
-                    raise TreeError(
-                        f"{path} is not touched: {link} is a symbolic link of {name_of('user', status.st_uid)}, "
-                        "who could point it elsewhere; make it a directory, or give the path behind it."
-                    )
-                flags &= ~os.O_NOFOLLOW
+            link = stat.S_ISLNK(status.st_mode)
+            flags = os.O_PATH | os.O_DIRECTORY | (0 if link else os.O_NOFOLLOW)
             following = os.open(part, flags, dir_fd=descriptor)
             os.close(descriptor)
             descriptor = following
+            if link and status.st_uid not in (0, os.geteuid(), os.fstat(descriptor).st_uid):
+                raise TreeError(
+                    f"{path} is not touched: /{'/'.join(parts[: depth + 1])} is a symbolic link of "
+                    f"{name_of('user', status.st_uid)} to a directory of somebody else; "
+                    "make it a directory, or give the path behind it."
+                )
         yield descriptor, parts[-1]
     finally:
         os.close(descriptor)
@@ -588,6 +613,18 @@ def _text(acl: Acl) -> str:
 
 
 # Changing
+
+
+def _mark(path: str) -> None:
+    """Remember, before the first change, that what follows from it has still to be done."""
+    try:
+        for parent in reversed(Path(path).parents):
+            if not parent.is_dir():
+                parent.mkdir()
+                parent.chmod(0o755)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+    except OSError as error:
+        raise TreeError(f"the mark {path} cannot be made: {error.strerror or error}; nothing was changed.") from error
 
 
 def _apply_directory(step: Step) -> None:

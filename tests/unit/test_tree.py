@@ -21,7 +21,6 @@ from ansible_collections.gpufleet.host.plugins.module_utils import tree as tree_
 from ansible_collections.gpufleet.host.plugins.module_utils.tree import Tree, TreeError, diff_of, parse_entry
 
 ROOT = Path(__file__).resolve().parents[2]
-OLD_PYTHON = Path("/usr/bin/python3")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and mounts are root's to change")
 
 SHARED = "u::rwx,g::rwx,g:users:rwx,m::rwx,o::r-x"
@@ -223,6 +222,28 @@ def test_absent_recurse_does_not_follow(place: Path) -> None:
     assert (place / "keep/f").exists()
 
 
+@pytest.mark.parametrize("kind", ["directory", "link elsewhere", "link there", "none"])
+def test_absent_with_a_target_removes_that_link_only(place: Path, kind: str) -> None:
+    path = place / "l"
+    if kind == "directory":
+        (path / "full").mkdir(parents=True)
+    elif kind != "none":
+        path.symlink_to("there" if kind == "link there" else "elsewhere")
+    expected = [("l", "removed")] if kind == "link there" else []
+    assert run({"path": str(path), "state": "absent", "target": "there"}) == expected
+
+
+def test_glob_spares_what_others_name(place: Path) -> None:
+    for name in ("ours-1", "ours-2", "ours-3", "theirs"):
+        (place / name).write_text(name)
+    pattern = {"path": f"{place}/ours-*", "state": "absent", "glob": True}
+    kept = {"path": f"{place}/ours-2", "state": "file", "content": "ours-2"}
+    assert run(pattern, kept) == [("ours-1", "removed"), ("ours-3", "removed")]
+    assert sorted(p.name for p in place.iterdir()) == ["ours-2", "theirs"]
+    assert run(pattern, kept) == []
+    assert run({"path": f"{place}/no/such/ours-*", "state": "absent", "glob": True}) == []
+
+
 # Check mode and the diff
 
 
@@ -356,16 +377,18 @@ def test_recurse_spares_what_lies_below_the_root() -> None:
 
 
 @needs_root
-def test_link_of_a_user_on_the_way_is_not_followed(place: Path) -> None:
+def test_link_of_a_user_on_the_way(place: Path) -> None:
+    """Followed to the user's own directory, not to somebody else's: the user could have it point anywhere."""
     nobody = pwd.getpwnam("nobody").pw_uid
     (place / "target").mkdir()
     (place / "config").symlink_to("target")
     wish = {"path": f"{place}/config/token", "state": "file", "content": "x"}
-    assert run(wish, check=True) == [("token", "created")]
     os.lchown(place / "config", nobody, -1)
-    with pytest.raises(TreeError, match="config is a symbolic link of nobody, who could point it elsewhere"):
+    with pytest.raises(TreeError, match="config is a symbolic link of nobody to a directory of somebody else"):
         run(wish)
     assert list((place / "target").iterdir()) == []
+    os.chown(place / "target", nobody, -1)
+    assert run({"path": f"{place}/config", "state": "directory", "force": False}, wish) == [("token", "created")]
 
 
 @needs_root
@@ -545,13 +568,14 @@ def test_filesystem_without_acls(place: Path) -> None:
 # The module itself
 
 
-def module(entries: list[dict[str, Any]], python: str = sys.executable, **internal: Any) -> dict[str, Any]:
+def module(entries: list[dict[str, Any]], pending: str | None = None, **internal: Any) -> dict[str, Any]:
     """Run the module as a program, as a host does."""
-    arguments = {"entries": entries, **{f"_ansible_{name}": value for name, value in internal.items()}}
+    arguments: dict[str, Any] = {"entries": entries, "pending": pending}
+    arguments.update({f"_ansible_{name}": value for name, value in internal.items()})
     program = "from ansible_collections.gpufleet.host.plugins.modules.tree import main; main()"
     collected = os.pathsep.join([str(ROOT / "collections"), *(p for p in sys.path if p.endswith("site-packages"))])
     result = subprocess.run(
-        [python, "-c", "import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE='legacy'; " + program],
+        [sys.executable, "-c", "import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE='legacy'; " + program],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
         capture_output=True,
         text=True,
@@ -577,6 +601,21 @@ def test_module_tells(place: Path) -> None:
     wrong = module([{**wishes[0], "state": "there"}])
     assert "value of state must be one of" in wrong["msg"]
     assert "hush" not in json.dumps(wrong)
+
+
+def test_cut_off_before_the_handler(place: Path) -> None:
+    """The next run reports the change again until the handler has removed the mark."""
+    wish, mark = [{"path": f"{place}/f", "state": "file", "content": "x"}], place / "state/pending/x"
+    assert module(wish, pending=str(mark), check_mode=True)["changed"] is True
+    assert not mark.exists()
+    assert module(wish, pending=str(mark))["changes"] == [{"path": f"{place}/f", "change": "created"}]
+    for check in (True, False):
+        again = module(wish, pending=str(mark), check_mode=check)
+        assert (again["changed"], again["changes"]) == (True, [{"path": str(mark), "change": "pending"}])
+    assert (mode(place / "state"), mode(place / "state/pending")) == ("0755", "0755")
+    mark.unlink()
+    assert module(wish, pending=str(mark))["changed"] is False
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["modules/tree.py", "module_utils/tree.py", "module_utils/posix_acl.py"])
