@@ -97,6 +97,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_platform(draft)
     _check_names(draft)
     _check_endpoints(draft)
+    _check_answers(draft)
     _check_accounts(draft)
     _check_paths(draft)
     channel, reason = _choose_channel(draft)
@@ -180,6 +181,20 @@ def _check_endpoints(draft: _Draft) -> None:
             "Found an address that is not safe to download from",
             wish,
             "use https:// or file://, or set gpufleet_allow_insecure_endpoints to true for a mirror you trust",
+        )
+
+
+def _check_answers(draft: _Draft) -> None:
+    """Refuse an address that does not answer this host; one that asks for a password does answer."""
+    for wish, answer in (draft.facts.get("addresses") or {}).items():
+        status, variable = answer["status"], WISHES[wish][0]
+        if status is not None and (status < 400 or status in (401, 403)):
+            continue
+        authority = "" if status else " or gpufleet_ca_certificates to its authority's PEM file"
+        draft.refuse(
+            f"Found no answer to use at {answer['address']}: {status or answer['error']}",
+            wish,
+            f"set {variable} to an address that has it{authority}",
         )
 
 

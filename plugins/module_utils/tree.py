@@ -145,7 +145,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "directory": {"owner", "group", "mode", "access_acl", "default_acl", "force", "follow"},
         "file": {"owner", "group", "mode", "access_acl", "content", "validate", "force", "follow", "secret"},
         "link": {"owner", "group", "target"},
-        "absent": {"recurse", "glob"},
+        "absent": {"recurse", "glob", "target"},
     }[state]
     options = (
         "content",
@@ -170,17 +170,21 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
 class Tree:
     """A look at the disk, the steps that follow from it, and their execution."""
 
-    def __init__(self, entries: list[Entry], check_mode: bool = False) -> None:
+    def __init__(self, entries: list[Entry], check_mode: bool = False, pending: str | None = None) -> None:
         self.check_mode = check_mode
+        self.pending = pending
         self.steps: list[Step] = []
         self.done: list[Step] = []
         # What earlier entries of the same list will have made of a path.
         self._planned: dict[str, str] = {}
         for entry in _without_repetition(_without_patterns(entries)):
             self.steps.append(self._plan(entry))
+        self.unfinished = pending is not None and os.path.lexists(pending)
 
     def apply(self) -> None:
         """Carry out the steps; on an error `done` has those that were made before it."""
+        if self.pending is not None and any(step.changes for step in self.steps):
+            _mark(self.pending)
         for step in self.steps:
             if not step.changes:
                 continue
@@ -246,6 +250,8 @@ class Tree:
         step = Step(entry, path, found, Attributes())
         if found is None:
             self._planned[path] = "none"
+            return step
+        if entry.target is not None and found.target != entry.target:
             return step
         if found.kind == "directory":
             self._refuse_unsafe_removal(entry)
@@ -607,6 +613,18 @@ def _text(acl: Acl) -> str:
 
 
 # Changing
+
+
+def _mark(path: str) -> None:
+    """Remember, before the first change, that what follows from it has still to be done."""
+    try:
+        for parent in reversed(Path(path).parents):
+            if not parent.is_dir():
+                parent.mkdir()
+                parent.chmod(0o755)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+    except OSError as error:
+        raise TreeError(f"the mark {path} cannot be made: {error.strerror or error}; nothing was changed.") from error
 
 
 def _apply_directory(step: Step) -> None:

@@ -15,7 +15,7 @@ description:
   - ACLs are written as extended attributes; the acl package is not needed.
   - A symbolic link at the end of a path is never followed unless O(entries[].follow) says so. One on the way is
     followed only if root, or the user that runs the module, put it there, or if it leads to a directory of its owner.
-  - Parents are not created implicitly, and nothing that is not listed is changed. The umask has no effect.
+  - Parents of entries are not created implicitly, and nothing that is not listed is changed. The umask has no effect.
 author:
   - The gpufleet.host contributors
 version_added: 0.1.0
@@ -74,7 +74,9 @@ options:
         description: The same for what is created inside the directory later.
         type: str
       target:
-        description: Where the link points to, as it shall be written into it. Required for V(link).
+        description:
+          - Where the link points to, as it shall be written into it. Required for V(link).
+          - With V(absent), only a link that points there is removed, and anything else is left alone.
         type: str
       validate:
         description:
@@ -107,6 +109,13 @@ options:
         description: Keep the content out of the result, the diff, the log and messages.
         type: bool
         default: false
+  pending:
+    description:
+      - Path of a mark that stands from the first change until the handler that the task notifies has done its work and
+        removes it. While it stands the module reports a change, so that a run that was cut off between a change and its
+        handler is finished by the next one.
+      - Directories on the way to it are made with mode 0755.
+    type: path
 """
 
 EXAMPLES = r"""
@@ -129,6 +138,13 @@ EXAMPLES = r"""
         mode: "0440"
         validate: [/usr/sbin/visudo, -cf, "%s"]
 
+- name: Change settings that a service reads when it starts
+  gpufleet.host.tree:
+    entries:
+      - {path: /etc/x.conf, state: file, content: "a = 1\n"}
+    pending: /var/lib/gpufleet/pending/x
+  notify: Restart x # and the handler's last step removes /var/lib/gpufleet/pending/x
+
 - name: Remove what an earlier release left
   gpufleet.host.tree:
     entries:
@@ -148,7 +164,9 @@ changes:
       description: The path.
       type: str
     change:
-      description: One of created, removed, content, target, owner, group, mode, access_acl, default_acl.
+      description:
+        - One of created, removed, content, target, owner, group, mode, access_acl, default_acl.
+        - Or pending, for the mark of a run that was cut off.
       type: str
   sample: [{path: /srv/ml/data, change: created}]
 """
@@ -200,7 +218,7 @@ class TreeModule(AnsibleModule):  # type: ignore[misc]  # Ansible's own classes 
     def _invocation(self) -> dict[str, Any]:
         entries = self.params.get("entries")
         shown = entries if isinstance(entries, list) else []
-        return {"module_args": {"entries": [_without_content(entry) for entry in shown]}}
+        return {"module_args": {**self.params, "entries": [_without_content(entry) for entry in shown]}}
 
 
 def _without_content(entry: Any) -> Any:
@@ -209,26 +227,31 @@ def _without_content(entry: Any) -> Any:
     return {name: "(not shown)" if name == "content" and value is not None else value for name, value in entry.items()}
 
 
-def result_of(steps: list[Step]) -> dict[str, Any]:
-    """Say what the steps changed."""
+def result_of(steps: list[Step], unfinished: str | None = None) -> dict[str, Any]:
+    """Say what the steps changed, and whether an earlier run left something to finish."""
     changes = [{"path": step.path, "change": change} for step in steps for change in step.changes]
+    if unfinished:
+        changes.append({"path": unfinished, "change": "pending"})
     return {"changed": bool(changes), "changes": changes}
 
 
 def main() -> None:
     """Look, then change, then tell."""
     module = TreeModule(
-        argument_spec={"entries": {"type": "list", "elements": "dict", "required": True, "options": OPTIONS}},
+        argument_spec={
+            "entries": {"type": "list", "elements": "dict", "required": True, "options": OPTIONS},
+            "pending": {"type": "path"},
+        },
         supports_check_mode=True,
     )
     tree = None
     try:
-        tree = Tree([parse_entry(raw) for raw in module.params["entries"]], module.check_mode)
+        tree = Tree([parse_entry(raw) for raw in module.params["entries"]], module.check_mode, module.params["pending"])
         if not module.check_mode:
             tree.apply()
     except TreeError as error:
         module.fail_json(str(error), **result_of(tree.done if tree else []))
-    result = result_of(tree.steps)
+    result = result_of(tree.steps, tree.pending if tree.unfinished else None)
     if module._diff:
         result["diff"] = [piece for step in tree.steps if step.changes for piece in diff_of(step)]
     module.exit_json(**result)

@@ -555,7 +555,7 @@ def test_measure_waits_until_the_batches_agree() -> None:
 
 def test_measure_tells_burst_from_sustained() -> None:
     """A small card that falls under its power limit: the last third counts, the best half second is kept beside it."""
-    falling = [1.0] * 70 + [0.6]
+    falling = [1.0] * 120 + [0.6]
     rates = probe.measure(FakeWork(2048, 4e13, series=falling), probe.TIMING["gpu", "standard"], 2.0 * 2048**3)
     assert rates.burst == pytest.approx(4e13)
     assert rates.sustained == pytest.approx(2.4e13)

@@ -21,7 +21,6 @@ from ansible_collections.gpufleet.host.plugins.module_utils import tree as tree_
 from ansible_collections.gpufleet.host.plugins.module_utils.tree import Tree, TreeError, diff_of, parse_entry
 
 ROOT = Path(__file__).resolve().parents[2]
-OLD_PYTHON = Path("/usr/bin/python3")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="owners and mounts are root's to change")
 
 SHARED = "u::rwx,g::rwx,g:users:rwx,m::rwx,o::r-x"
@@ -221,6 +220,17 @@ def test_absent_recurse_does_not_follow(place: Path) -> None:
     (place / "d/e/l").symlink_to(place / "keep")
     assert run({"path": f"{place}/d", "state": "absent", "recurse": True}) == [("d", "removed")]
     assert (place / "keep/f").exists()
+
+
+@pytest.mark.parametrize("kind", ["directory", "link elsewhere", "link there", "none"])
+def test_absent_with_a_target_removes_that_link_only(place: Path, kind: str) -> None:
+    path = place / "l"
+    if kind == "directory":
+        (path / "full").mkdir(parents=True)
+    elif kind != "none":
+        path.symlink_to("there" if kind == "link there" else "elsewhere")
+    expected = [("l", "removed")] if kind == "link there" else []
+    assert run({"path": str(path), "state": "absent", "target": "there"}) == expected
 
 
 def test_glob_spares_what_others_name(place: Path) -> None:
@@ -558,13 +568,14 @@ def test_filesystem_without_acls(place: Path) -> None:
 # The module itself
 
 
-def module(entries: list[dict[str, Any]], python: str = sys.executable, **internal: Any) -> dict[str, Any]:
+def module(entries: list[dict[str, Any]], pending: str | None = None, **internal: Any) -> dict[str, Any]:
     """Run the module as a program, as a host does."""
-    arguments = {"entries": entries, **{f"_ansible_{name}": value for name, value in internal.items()}}
+    arguments: dict[str, Any] = {"entries": entries, "pending": pending}
+    arguments.update({f"_ansible_{name}": value for name, value in internal.items()})
     program = "from ansible_collections.gpufleet.host.plugins.modules.tree import main; main()"
     collected = os.pathsep.join([str(ROOT / "collections"), *(p for p in sys.path if p.endswith("site-packages"))])
     result = subprocess.run(
-        [python, "-c", "import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE='legacy'; " + program],
+        [sys.executable, "-c", "import ansible.module_utils.basic as b; b._ANSIBLE_PROFILE='legacy'; " + program],
         input=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}),
         capture_output=True,
         text=True,
@@ -590,6 +601,21 @@ def test_module_tells(place: Path) -> None:
     wrong = module([{**wishes[0], "state": "there"}])
     assert "value of state must be one of" in wrong["msg"]
     assert "hush" not in json.dumps(wrong)
+
+
+def test_cut_off_before_the_handler(place: Path) -> None:
+    """The next run reports the change again until the handler has removed the mark."""
+    wish, mark = [{"path": f"{place}/f", "state": "file", "content": "x"}], place / "state/pending/x"
+    assert module(wish, pending=str(mark), check_mode=True)["changed"] is True
+    assert not mark.exists()
+    assert module(wish, pending=str(mark))["changes"] == [{"path": f"{place}/f", "change": "created"}]
+    for check in (True, False):
+        again = module(wish, pending=str(mark), check_mode=check)
+        assert (again["changed"], again["changes"]) == (True, [{"path": str(mark), "change": "pending"}])
+    assert (mode(place / "state"), mode(place / "state/pending")) == ("0755", "0755")
+    mark.unlink()
+    assert module(wish, pending=str(mark))["changed"] is False
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["modules/tree.py", "module_utils/tree.py", "module_utils/posix_acl.py"])

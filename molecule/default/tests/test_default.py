@@ -39,7 +39,7 @@ def test_torch_computes_with_the_planned_threads(host: Any) -> None:
     done = login(
         host,
         "bob",
-        "python -c 'import torch; print(torch.get_num_threads(), (torch.ones(64, 64) @ torch.ones(64, 64)).sum().item())'",
+        "python -c 'import torch as t; print(t.get_num_threads(), (t.ones(64, 64) @ t.ones(64, 64)).sum().item())'",
     )
     assert done.rc == 0, done.stderr
     threads, total = done.stdout.split()
@@ -48,14 +48,10 @@ def test_torch_computes_with_the_planned_threads(host: Any) -> None:
 
 
 def test_two_people_share_a_model_cache(host: Any) -> None:
-    write = "import os, pathlib; p = pathlib.Path(os.environ['HF_HUB_CACHE'], 'models--x'); p.mkdir(exist_ok=True); (p / 'w').write_text('alice')"
-    done = login(host, "alice", f'python -c "{write}"')
+    model = '"$HF_HUB_CACHE/models--x"'
+    done = login(host, "alice", f"umask 077 && mkdir {model} && echo alice > {model}/w")
     assert done.rc == 0, done.stderr
-    done = login(
-        host,
-        "bob",
-        'cat "$HF_HUB_CACHE/models--x/w" && echo bob >> "$HF_HUB_CACHE/models--x/w" && rm -r "$HF_HUB_CACHE/models--x"',
-    )
+    done = login(host, "bob", f"cat {model}/w && echo bob >> {model}/w && rm -r {model}")
     assert done.rc == 0, done.stderr
     assert "alice" in done.stdout
 

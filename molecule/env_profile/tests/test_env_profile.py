@@ -1,0 +1,164 @@
+"""Start each kind of process and print its variables; no test reads a rendered file."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+VENV_BIN = "/opt/uv/venv/bin"
+
+
+@pytest.fixture(scope="module")
+def document(host: Any) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(host.check_output("cat /etc/gpufleet/env.json"))
+    return content
+
+
+def parsed(output: str) -> dict[str, str]:
+    """Parse the output of `env -0`."""
+    return dict(item.split("=", 1) for item in output.split("\0") if "=" in item)
+
+
+def wanted(document: dict[str, Any], scope: str, home: str = "/home/alice") -> dict[str, str]:
+    return {name: value.replace("$HOME", home) for name, value in document["scopes"][scope].items()}
+
+
+def differences(wished: dict[str, str], found: dict[str, str]) -> dict[str, tuple[str, str | None]]:
+    return {name: (value, found.get(name)) for name, value in wished.items() if found.get(name) != value}
+
+
+def test_there_is_something_to_compare(host: Any, document: dict[str, Any]) -> None:
+    login = document["scopes"]["login"]
+    cores = int(host.check_output("nproc --all"))
+    assert 1 <= int(login["OMP_NUM_THREADS"]) <= min(16, cores)
+    assert login["HF_HUB_CACHE"] == "/srv/ml/cache/huggingface/hub"
+    assert login["WANDB_PROJECT"] == "two words"
+    assert login["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    assert "CUDA_VISIBLE_DEVICES" not in login
+    assert len(login) >= 20
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "su - alice -c 'env -0'",
+        "su alice -c 'bash -lc \"env -0\"'",
+        "su alice -c 'dash -l -c \"env -0\"'",
+        "su alice -c 'bash --posix -lc \"env -0\"'",
+        "runuser -l alice -c 'env -0'",
+        "runuser -u alice -- env HOME=/home/alice bash -lc 'env -0'",
+        "sudo -iu alice env -0",
+    ],
+)
+def test_a_members_login_shell(host: Any, document: dict[str, Any], command: str) -> None:
+    env = parsed(host.check_output(command))
+    assert differences(wanted(document, "login"), env) == {}
+    assert env["PATH"].split(":")[0] == VENV_BIN
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "runuser -u alice -- env -i HOME=/home/alice sh -c '/usr/local/bin/gpufleet-env run -- env -0'",
+        "sudo -u alice -H gpufleet-env run -- env -0",
+        "setpriv --reuid=alice --regid=alice --init-groups env HOME=/home/alice gpufleet-env run env -0",
+    ],
+)
+def test_a_shell_that_is_no_login_shell_by_gpufleet_env(host: Any, document: dict[str, Any], command: str) -> None:
+    env = parsed(host.check_output(command))
+    assert differences(wanted(document, "login"), env) == {}
+    assert env["PATH"].split(":")[0] == VENV_BIN
+
+
+def test_a_system_unit(host: Any, document: dict[str, Any]) -> None:
+    env = parsed(
+        host.check_output("systemd-run --quiet --wait --pipe -p EnvironmentFile=/etc/gpufleet/unit.env env -0")
+    )
+    assert differences(wanted(document, "unit"), env) == {}
+    assert not [name for name, value in env.items() if "$HOME" in value]
+
+
+def as_alices_manager(command: str) -> str:
+    return f"""su alice -c 'XDG_RUNTIME_DIR=/run/user/$(id -u) {command}'"""
+
+
+def test_a_members_systemd_manager(host: Any, document: dict[str, Any]) -> None:
+    host.check_output("systemctl restart user@$(id -u alice).service")
+    env = parsed(host.check_output(as_alices_manager("systemd-run --user --quiet --wait --pipe env -0")))
+    assert differences(wanted(document, "user_systemd"), env) == {}
+
+
+def test_a_users_own_environment_d_has_the_last_word(host: Any) -> None:
+    own = "/home/alice/.config/environment.d"
+    host.check_output(f"su alice -c 'mkdir -p {own} && echo OMP_NUM_THREADS=1 >{own}/my.conf'")
+    try:
+        host.check_output("systemctl restart user@$(id -u alice).service")
+        env = parsed(host.check_output(as_alices_manager("systemd-run --user --quiet --wait --pipe env -0")))
+        assert env["OMP_NUM_THREADS"] == "1"
+    finally:
+        host.check_output(f"rm -r {own}")
+
+
+@pytest.mark.parametrize("value", ["/mine", ""])
+def test_a_users_own_value_wins(host: Any, value: str) -> None:
+    env = parsed(host.check_output(f"su alice -c 'HF_HOME={value} bash -lc \"env -0\"'"))
+    assert env["HF_HOME"] == value
+    env = parsed(host.check_output(f"su alice -c 'HF_HOME={value} gpufleet-env run -- env -0'"))
+    assert env["HF_HOME"] == value
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["su - carol -c 'env -0'", "sudo -iu carol env -0", "bash -lc 'env -0'", "dash -l -c 'env -0'", "su - -c 'env -0'"],
+)
+def test_strangers_and_root_get_nothing(host: Any, document: dict[str, Any], command: str) -> None:
+    env = parsed(host.check_output(command))
+    assert not set(env) & set(document["scopes"]["login"])
+    assert VENV_BIN not in env["PATH"]
+
+
+@pytest.mark.parametrize("user", ["carol", "root"])
+def test_the_generator_gives_strangers_and_root_nothing(host: Any, user: str) -> None:
+    generator = "/etc/systemd/user-environment-generators/20-gpufleet"
+    assert host.check_output(f"runuser -u {user} -- {generator}") == ""
+    assert "OMP_NUM_THREADS=" in host.check_output(f"runuser -u alice -- {generator}")
+
+
+def test_nproc_of_root_is_not_changed(host: Any, document: dict[str, Any]) -> None:
+    """GNU nproc obeys OMP_NUM_THREADS; a build by root must keep all its cores."""
+    assert host.check_output("bash -lc nproc") == host.check_output("env -i /usr/bin/nproc")
+    threads = document["scopes"]["login"]["OMP_NUM_THREADS"]
+    assert host.check_output("su - alice -c 'echo $OMP_NUM_THREADS'") == threads
+
+
+def test_nothing_is_printed_at_login(host: Any) -> None:
+    for user in ("alice", "carol", "root"):
+        done = host.run(f"su - {user} -c true")
+        assert (done.rc, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_open_files(host: Any) -> None:
+    assert host.check_output("su - alice -c 'ulimit -Sn; ulimit -Hn'").split() == ["65536", "65536"]
+    assert host.check_output("su - carol -c 'ulimit -Hn'") == host.check_output("ulimit -Hn")
+
+
+def test_show_says_why(host: Any) -> None:
+    output = host.check_output("su - alice -c 'gpufleet-env show'")
+    assert "HF_HOME=/home/alice/.cache/huggingface" in output
+    assert "D-9" in output
+
+
+def test_diff(host: Any) -> None:
+    assert host.check_output("su - alice -c 'gpufleet-env diff'") == "No difference."
+    done = host.run("su - alice -c 'OMP_NUM_THREADS=99 gpufleet-env diff'")
+    assert done.rc == 1
+    assert done.stdout.startswith("OMP_NUM_THREADS: '99', the host gives")
+
+
+def test_a_profile_for_one_command(host: Any) -> None:
+    command = "su - alice -c 'gpufleet-env run --profile debug -- env -0'"
+    env = parsed(host.check_output(command))
+    assert (env["PYTHONHASHSEED"], env["CUDA_LAUNCH_BLOCKING"]) == ("0", "1")
+    assert env["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
