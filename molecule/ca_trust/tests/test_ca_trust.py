@@ -27,7 +27,7 @@ DIRECTORY = "/usr/local/share/ca-certificates"
 
 def handshake(host: Any) -> str:
     result = host.run("python3 -c %s", HANDSHAKE)
-    return (result.stdout + result.stderr).strip().splitlines()[-1]
+    return str((result.stdout + result.stderr).strip().splitlines()[-1])
 
 
 def test_server_of_the_site_is_trusted(host: Any) -> None:

@@ -61,8 +61,8 @@ def test_the_probe_measured_and_judged(host: Any) -> None:
     report = json.loads(host.file("/var/lib/gpufleet/probe.json").content_string)
     assert record["probe"]["status"] == report["status"] == "pass"
     checks = {check["id"]: check for check in report["checks"]}
-    assert checks["cpu.matmul.fp32"]["status"] == "pass"
-    assert checks["cpu.matmul.fp32"]["value"] > 1
+    assert checks["cpu.matmul.fp32.correct"]["status"] == "pass"
+    assert checks["cpu.matmul.fp32.throughput"]["value"] > 1
     assert "no NVIDIA GPU" in json.dumps([check for check in report["checks"] if check["status"] == "skipped"])
 
 
