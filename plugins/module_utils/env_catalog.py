@@ -157,6 +157,7 @@ CATALOG: tuple[Variable, ...] = (
         seed="max_split_size_mb:128",
         profiles={"seed": "max_split_size_mb:128", "training": "expandable_segments:True"},
         aliases=("PYTORCH_ALLOC_CONF",),
+        deviation="D-16",
         why="expandable_segments fragments less; a split size costs speed and is torch's last resort against "
         "out-of-memory. This name works in every torch 2, PYTORCH_ALLOC_CONF only in newer ones.",
     ),

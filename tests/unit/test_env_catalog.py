@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ansible_collections.gpufleet.host.plugins.module_utils import env_catalog, env_resolve
 
+ROOT = Path(__file__).resolve().parents[2]
 PLAN: dict[str, Any] = {"resources": {"threads": 6, "cores": 12, "vcpus": 24, "gpus": 2, "dataloader_workers": 11}}
 
 # The guide's section "Environment Variables", copied: name and literal value.
@@ -74,8 +76,20 @@ def test_in_seed_both_libraries_use_one_hub_directory(scope: str) -> None:
 def test_every_difference_between_guide_and_default_names_its_deviation() -> None:
     training = resolve()
     for name, value in LITERALS:
-        if training["container"].get(name) != value and name != "PYTORCH_CUDA_ALLOC_CONF":
+        if training["container"].get(name) != value:
             assert re.fullmatch(r"D-\d+", training["whys"][name]["deviation"] or ""), name
+
+
+def test_every_deviation_of_the_catalogue_is_documented() -> None:
+    documented = re.findall(r"^\| (D-\d+) \|", (ROOT / "docs/deviations.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(documented) == len(set(documented))
+    assert {variable.deviation for variable in env_catalog.CATALOG if variable.deviation} <= set(documented)
+
+
+def test_every_test_that_the_deviations_name_exists() -> None:
+    page = (ROOT / "docs/deviations.md").read_text(encoding="utf-8")
+    for path, function in re.findall(r"`((?:tests|molecule)/[\w/]+\.py)::(\w+)`", page):
+        assert f"def {function}(" in (ROOT / path).read_text(encoding="utf-8"), (path, function)
 
 
 def test_catalogue_is_well_formed() -> None:
