@@ -8,14 +8,15 @@ from __future__ import annotations
 import ssl
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 
 def look_at_addresses(addresses: dict[str, str], certificates: list[str], timeout: float = 10.0) -> dict[str, Any]:
-    """Return {name: {``address``, ``status``, ``error``}}, all asked at once.
+    """Return {name: {``status``, ``error``}}, all asked at once; the addresses stay out, as one may hold a password.
 
     Args:
         addresses: name to ``https://``, ``http://`` or ``file://`` address; empty ones are left out.
@@ -34,7 +35,7 @@ def look_at_addresses(addresses: dict[str, str], certificates: list[str], timeou
         except ssl.SSLError:
             continue  # ca_trust refuses such a file by its name
     with ThreadPoolExecutor(max_workers=len(asked)) as pool:
-        answers = pool.map(lambda address: {"address": address, **_ask(address, context, timeout)}, asked.values())
+        answers = pool.map(lambda address: _ask(address, context, timeout), asked.values())
         return dict(zip(asked, answers))
 
 
@@ -42,7 +43,7 @@ def _ask(address: str, context: ssl.SSLContext, timeout: float) -> dict[str, Any
     if address.startswith("file://"):
         there = Path(unquote(urlsplit(address).path)).exists()
         return {"status": 200 if there else 404, "error": None}
-    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 # the plan refuses other schemes
+    request = _request(address)
     handler = urllib.request.HTTPSHandler(context=context)
     try:
         with urllib.request.build_opener(handler).open(request, timeout=timeout) as reply:
@@ -51,6 +52,17 @@ def _ask(address: str, context: ssl.SSLContext, timeout: float) -> dict[str, Any
         return {"status": error.code, "error": None}
     except (urllib.error.URLError, OSError, ValueError) as error:
         return {"status": None, "error": _in_words(error)}
+
+
+def _request(address: str) -> urllib.request.Request:
+    """Return the request; urllib would take a user and password in the address for a part of the host's name."""
+    parts = urlsplit(address)
+    account, at, host = parts.netloc.rpartition("@")
+    plain = urlunsplit(parts._replace(netloc=host))
+    request = urllib.request.Request(plain, method="HEAD")  # noqa: S310 # the plan refuses other schemes
+    if at:
+        request.add_header("Authorization", "Basic " + b64encode(unquote(account).encode()).decode())
+    return request
 
 
 def _in_words(error: Exception) -> str:

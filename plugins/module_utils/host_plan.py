@@ -68,8 +68,8 @@ class _Draft:
         self.warnings: list[str] = []
 
     def wished(self, name: str) -> str:
-        """Return a wish as the user would write it."""
-        return f"{WISHES[name][0]}={self.wishes[name]}"
+        """Return a wish as the user would write it, but for a password in an address."""
+        return f"{WISHES[name][0]}={without_password(str(self.wishes[name]))}"
 
     def refuse(self, found: str, wish: str, remedy: str) -> None:
         self.refusals.append(f"{found}; wished is {self.wished(wish)}; {remedy}.")
@@ -184,6 +184,11 @@ def _check_endpoints(draft: _Draft) -> None:
         )
 
 
+def without_password(text: str) -> str:
+    """Return an address as it may be printed."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", text)
+
+
 def _check_answers(draft: _Draft) -> None:
     """Refuse an address that does not answer this host; one that asks for a password does answer."""
     for wish, answer in (draft.facts.get("addresses") or {}).items():
@@ -192,7 +197,7 @@ def _check_answers(draft: _Draft) -> None:
             continue
         authority = "" if status else " or gpufleet_ca_certificates to its authority's PEM file"
         draft.refuse(
-            f"Found no answer to use at {answer['address']}: {status or answer['error']}",
+            f"Found no answer to use at {without_password(str(draft.wishes[wish]))}: {status or answer['error']}",
             wish,
             f"set {variable} to an address that has it{authority}",
         )

@@ -166,7 +166,7 @@ def main() -> None:
             "groups": {"type": "list", "elements": "str", "default": []},
             "uv_path": {"type": "str", "default": "/usr/local/bin/uv"},
             "venv_path": {"type": "str", "default": "/opt/uv/venv"},
-            "addresses": {"type": "dict", "default": {}},
+            "addresses": {"type": "dict", "default": {}, "no_log": True},  # one may hold a password
             "certificates": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

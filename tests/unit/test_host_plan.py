@@ -260,6 +260,19 @@ REFUSAL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
 }
 
 
+@pytest.mark.parametrize(
+    "facts",
+    [host(), host(addresses={"index_url": {"status": 404, "error": None}})],
+    ids=["insecure", "unanswered"],
+)
+def test_a_password_in_an_address_is_never_printed(facts: dict[str, Any]) -> None:
+    wishes = {"index_url": "http://ci:hunter2@mirror/simple", "allow_insecure_endpoints": "addresses" in facts}
+    plan = make_plan(facts, wishes)
+    (sentence,) = plan["refusals"]
+    assert "http://***@mirror/simple" in sentence
+    assert "hunter2" not in repr(plan)
+
+
 @pytest.mark.parametrize("case", REFUSAL_CASES)
 def test_refusal(case: str) -> None:
     facts, wishes, pieces = REFUSAL_CASES[case]

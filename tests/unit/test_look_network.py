@@ -13,7 +13,8 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_network import
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
-        self.send_response({"/there": 200, "/private": 401}.get(self.path, 404))
+        known = self.headers["Authorization"] == "Basic Y2k6aHVudGVyMg=="  # ci:hunter2
+        self.send_response({"/there": 200, "/private": 200 if known else 401}.get(self.path, 404))
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the parent's name
@@ -35,15 +36,18 @@ def test_answers_by_name(server: str, tmp_path: Path) -> None:
         "there": f"{server}/there",
         "gone": f"{server}/gone",
         "private": f"{server}/private",
+        "private, asked with the password": f"{server}/private".replace("//", "//ci:hunter%32@"),
         "file": here.as_uri(),
         "no file": (tmp_path / "none").as_uri(),
         "not set": "",
     }
     answers = look_at_addresses(asked, [])
+    assert "hunter" not in repr(list(answers.values()))
     assert {name: answer["status"] for name, answer in answers.items()} == {
         "there": 200,
         "gone": 404,
         "private": 401,
+        "private, asked with the password": 200,
         "file": 200,
         "no file": 404,
     }
