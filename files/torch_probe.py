@@ -164,6 +164,11 @@ class GpuResult:
     status: str = "not_run"
     matmul: list[MatmulResult] = field(default_factory=list)
 
+    @property
+    def key(self) -> str:
+        """What a check's `gpu` names it by."""
+        return self.uuid or self.pci_bus_id or str(self.index)
+
 
 def is_measurement(check: Check) -> bool:
     """Whether a pass of this check rests on arithmetic that was done, not on a fact that was read."""
@@ -436,8 +441,13 @@ def _torch_device(torch: ModuleType, index: int) -> dict[str, Any]:
     }
 
 
-def read_torch() -> TorchView:
+Tell = Callable[[str, bool], None]
+"""Is told what is being done, and whether only a sick GPU would not come back from it."""
+
+
+def read_torch(tell: Tell) -> TorchView:
     """Import torch and ask what it is and sees. Anything that its import raises is a finding, not a crash."""
+    tell("importing torch", False)
     # CUDA's own order is by speed; NVML's and sysfs's is by bus. Set before torch starts CUDA.
     os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     try:
@@ -450,6 +460,7 @@ def read_torch() -> TorchView:
     devices: tuple[dict[str, Any], ...] = ()
     available, problem = False, None
     if cuda:
+        tell("starting CUDA under torch", True)
         try:
             available = bool(torch.cuda.is_available())
             arch_list = tuple(torch.cuda.get_arch_list())
@@ -469,8 +480,8 @@ def first_line(error: BaseException) -> str:
 class Host:
     """What is known of this host. The costly readings (NVML, torch) are made when first asked for, and once."""
 
-    def __init__(self, roots: Roots) -> None:
-        self.roots = roots
+    def __init__(self, roots: Roots, tell: Tell) -> None:
+        self.roots, self.tell = roots, tell
         found = read_pci(roots, "0x10de")
         self.pci_readable = found is not None
         self.pci = [gpu for gpu in found or [] if gpu.driver != "vfio-pci"]
@@ -496,7 +507,8 @@ class Host:
     @functools.cached_property
     def torch(self) -> TorchView:
         """torch's view."""
-        return read_torch()
+        # Starting CUDA can hang only where there is a GPU to hang.
+        return read_torch(lambda phase, on_gpu: self.tell(phase, on_gpu and bool(self.pci)))
 
     @property
     def gpu_count(self) -> int:
@@ -846,7 +858,7 @@ CHAIN: tuple[tuple[str, Callable[[Host], Finding | None]], ...] = (
 )
 
 
-def walk_chain(host: Host, pending_reboot: bool, tell: Callable[[str, bool], None]) -> Iterator[Check]:
+def walk_chain(host: Host, pending_reboot: bool, tell: Tell) -> Iterator[Check]:
     """One check a step. After the first cause the rest is `not_run`: it would only repeat the cause in other words."""
     cause: str | None = None
     for check_id, step in CHAIN:
@@ -1295,7 +1307,7 @@ class Run:
     def execute(self) -> None:
         """Look, walk the chain, measure. Every check of the catalogue ends up in the report."""
         self.progress("looking at the host")
-        host = self.host = Host(self.options.roots)
+        host = self.host = Host(self.options.roots, self.progress)
         self.checks += count_checks(host, self.options.require_gpu, self.options.expect_gpus)
         if host.gpu_count == 0:
             self._without_gpu(host)
@@ -1304,7 +1316,6 @@ class Run:
         self.checks.append(Check("probe.complete", "pass", "ok"))
 
     def _without_gpu(self, host: Host) -> None:
-        self.progress("importing torch")
         if host.torch.module is None:
             finding = torch_missing(host.torch)
             # Where the missing GPU is the verdict already, a missing torch must not turn it into "could not run".
@@ -1329,7 +1340,6 @@ class Run:
             gpu.status = str(cause)
         if cause == "pending_reboot":
             self.mark("pending_reboot", "waits for the reboot", "matmul.")
-            self.progress("importing torch")
             if host.torch.module is not None:
                 self._measure_cpu(host.torch.module)
         self.mark("not_run", "the GPU's fault comes first", ("matmul.", "cpu."))
@@ -1360,7 +1370,7 @@ class Run:
         full_accumulation(torch)
         for gpu in self.gpus:
             torch.cuda.set_device(gpu.index)
-            known = gpu.uuid or gpu.pci_bus_id or str(gpu.index)
+            known = gpu.key
             for dtype in gpu_dtypes(gpu.compute_capability or "0.0", self.options.profile):
                 if self.out_of_time():
                     self.mark("not_run", "out of time (--timeout)", f"matmul.{dtype}.", known)
@@ -1369,9 +1379,13 @@ class Run:
                 self._measure_gpu_dtype(torch, gpu, known, dtype)
             why = f"not in profile {self.options.profile}, or not in this GPU's hardware"
             self.mark("skipped", why, "matmul.", known)
-            judged = [check for check in self.checks if check.gpu == known and not check.id.endswith(".reference")]
-            gpu.status = worst(check.status for check in judged)
+            self._judge_gpu(gpu)
         self.progress("writing the report")
+
+    def _judge_gpu(self, gpu: GpuResult) -> None:
+        """The worst of a GPU's checks; that there is no reference yet is no verdict on it."""
+        judged = [check for check in self.checks if check.gpu == gpu.key and not check.id.endswith(".reference")]
+        gpu.status = worst(check.status for check in judged)
 
     def _measure_gpu_dtype(self, torch: ModuleType, gpu: GpuResult, known: str, dtype: str) -> None:
         device = f"cuda:{gpu.index}"
@@ -1399,7 +1413,13 @@ class Run:
 
     def abort(self, status: str, message: str, remedy: str | None) -> None:
         """Close the report early: what is missing is `not_run`."""
-        self.mark("not_run", "the probe stopped before", ("gpu.", "software.", "matmul.", "cpu."))
+        why = "the probe stopped before"
+        for gpu in self.gpus:
+            self.mark("not_run", why, "matmul.", gpu.key)
+            self._judge_gpu(gpu)
+        self.mark(
+            "not_run", why, ("gpu.", "software.", "cpu.") if self.gpus else ("gpu.", "software.", "matmul.", "cpu.")
+        )
         self.checks = [check for check in self.checks if check.id != "probe.complete"]
         self.checks.append(Check("probe.complete", status, message, remedy))
 

@@ -45,7 +45,7 @@ def _mode_refusals(wishes: dict[str, Any]) -> list[str]:
         )
     if wishes["uv_mode"] == "shared" and not wishes["uv_trust_group"]:
         found.append(
-            f'ml_cache_uv_mode is shared, so that each member of group "{wishes["group"]}" could run code as each other '
+            f'ml_cache_uv_mode is shared, so each member of group "{wishes["group"]}" could run code as the others '
             "at the next installation: set ml_cache_uv_trust_group to true to accept that, or leave it per_user."
         )
     return found
@@ -148,8 +148,12 @@ def _private(wishes: dict[str, Any], name: str, user: dict[str, Any]) -> Entries
         {"path": f"{home}/.cache/torch", **once},
         {"path": f"{home}/.cache/torch/hub", **once},
         {
-            "path": _checkpoints_link(user), "state": "link", "target": _checkpoints(wishes),
-            "owner": name, "group": user["group"], "force": False,
+            "path": _checkpoints_link(user),
+            "state": "link",
+            "target": _checkpoints(wishes),
+            "owner": name,
+            "group": user["group"],
+            "force": False,
         },
     ]
 

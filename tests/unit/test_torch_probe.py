@@ -710,6 +710,26 @@ def test_an_internal_error_is_2_with_a_whole_report(run_on: Probe, monkeypatch: 
     assert set(by_id(report)) == set(probe.CATALOGUE)
 
 
+def test_a_run_that_breaks_off_between_two_products_keeps_the_first(
+    run_on: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge_product = probe.product_checks
+
+    def broken(product: probe.Product, who: str, gpu: str | None) -> list[probe.Check]:
+        if product.dtype == "bf16":
+            raise ValueError("surprise")
+        return judge_product(product, who, gpu)
+
+    monkeypatch.setattr(probe, "product_checks", broken)
+    code, report, _ = run_on(Machine())
+    rows = {check["id"]: (check["gpu"], check["status"]) for check in report["checks"]}
+    assert code == 2
+    assert rows["matmul.fp32.correct"] == ("GPU-0", "pass")
+    assert rows["matmul.bf16.correct"] == ("GPU-0", "not_run")
+    assert report["gpus"][0]["status"] == "not_run"
+    assert len(report["checks"]) == len(probe.CATALOGUE)
+
+
 # A torch whose import never returns, as one on a hung file system or device.
 HANGING_TORCH = "import time\nopen({flag!r}, 'w').close()\ntime.sleep(60)\n"
 
