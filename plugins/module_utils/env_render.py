@@ -49,7 +49,7 @@ UV_INDEX_KEYS = frozenset({"name", "url", "default", "explicit", "format", "auth
 # Is this shell's user a member, and not root? Read from /proc and /etc/group by the shell itself: no process is
 # started at each login. A group that only a directory service knows is asked for by id.
 MEMBER = """\
-__gpufleet_gid= __gpufleet_member= __gpufleet_root=
+__gpufleet_gid='' __gpufleet_member='' __gpufleet_root=''
 while IFS=: read -r __gpufleet_name __gpufleet_rest; do
   if [ "$__gpufleet_name" = '%(group)s' ]; then
     __gpufleet_rest=${__gpufleet_rest#*:}

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,14 @@ def test_user_generator(groups: list[int], gets: bool) -> None:
 def test_user_generator_gives_root_nothing() -> None:
     done = as_user(["dash", "-c", env_render.user_generator(resolved(), "root")], 0, [0])
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="no shellcheck")
+@pytest.mark.parametrize("render", [env_render.profile_sh, env_render.user_generator])
+def test_shellcheck_finds_nothing(render: Callable[[dict[str, Any], str], str]) -> None:
+    text = render(resolved(), GROUP)
+    done = subprocess.run(["shellcheck", "-s", "sh", "-"], input=text, text=True, capture_output=True, check=False)
+    assert done.stdout == ""
 
 
 def docker_env_file(text: str) -> dict[str, str]:
