@@ -30,6 +30,7 @@ class Release:
         "python3-apt",
         "sudo",
         "ca-certificates",
+        "passwd",  # required on every real Debian
         "iproute2",
         "procps",
         "acl",
