@@ -269,7 +269,7 @@ def modinfo_section(elf: bytes | mmap.mmap) -> bytes:
         for name, _kind, _flags, _loaded_at, offset, length in sections:
             if elf[names_at + name : names_at + name + 9] == b".modinfo\0":
                 return elf[offset : offset + length]
-    except (struct.error, IndexError):
+    except (struct.error, IndexError, OverflowError):
         pass
     return b""
 

@@ -113,5 +113,6 @@ def to_int(text: str | None) -> int | None:
 
 
 def version_key(text: str) -> tuple[tuple[int, str], ...]:
-    """Return a sort key for versions and kernel names: numbers compare as numbers, so 6.12 comes after 6.9."""
-    return tuple((int(part), "") if part.isdigit() else (-1, part) for part in re.findall(r"\d+|[a-z]+", text.lower()))
+    """Return a sort key for versions and kernel names: 6.12 comes after 6.9, and 6.12-rc1 before 6.12."""
+    parts = re.findall(r"\d+|[a-z]+", text.lower())
+    return (*((int(part), "") if part.isdigit() else (-1, part) for part in parts), (0, ""))

@@ -40,6 +40,7 @@ WISHES: dict[str, tuple[str, Any]] = {
     "uv_prefix": ("uv_python_prefix", "/opt/uv"),
     "venv_path": ("uv_python_venv_path", "/opt/uv/venv"),
     "uv_cache_path": ("uv_python_cache_path", "/opt/uv/cache"),
+    "link_mode": ("uv_python_link_mode", "clone"),
     "uv_path": ("uv_python_uv_path", "/usr/local/bin/uv"),
     "index_url": ("uv_python_index_url", ""),
     "cpu_index_url": ("uv_python_cpu_index_url", ""),
@@ -67,8 +68,8 @@ class _Draft:
         self.warnings: list[str] = []
 
     def wished(self, name: str) -> str:
-        """Return a wish as the user would write it."""
-        return f"{WISHES[name][0]}={self.wishes[name]}"
+        """Return a wish as the user would write it, but for a password in an address."""
+        return f"{WISHES[name][0]}={without_password(str(self.wishes[name]))}"
 
     def refuse(self, found: str, wish: str, remedy: str) -> None:
         self.refusals.append(f"{found}; wished is {self.wished(wish)}; {remedy}.")
@@ -96,6 +97,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_platform(draft)
     _check_names(draft)
     _check_endpoints(draft)
+    _check_answers(draft)
     _check_accounts(draft)
     _check_paths(draft)
     channel, reason = _choose_channel(draft)
@@ -182,6 +184,25 @@ def _check_endpoints(draft: _Draft) -> None:
         )
 
 
+def without_password(text: str) -> str:
+    """Return an address as it may be printed."""
+    return re.sub(r"(?<=://)[^/@]*@", "***@", text)
+
+
+def _check_answers(draft: _Draft) -> None:
+    """Refuse an address that does not answer this host; one that asks for a password does answer."""
+    for wish, answer in (draft.facts.get("addresses") or {}).items():
+        status, variable = answer["status"], WISHES[wish][0]
+        if status is not None and (status < 400 or status in (401, 403)):
+            continue
+        authority = "" if status else " or gpufleet_ca_certificates to its authority's PEM file"
+        draft.refuse(
+            f"Found no answer to use at {without_password(str(draft.wishes[wish]))}: {status or answer['error']}",
+            wish,
+            f"set {variable} to an address that has it{authority}",
+        )
+
+
 def _check_accounts(draft: _Draft) -> None:
     for name in _listed(draft, "users"):
         if draft.facts["users"].get(name) is None:
@@ -264,7 +285,7 @@ def _fits_gpu(channel: Channel, gpu: Facts) -> bool:
 
 def _driver_floor(channel: Channel, gpus: list[Facts]) -> int:
     blackwell = any((_capability(gpu) or (0, 0)) >= (10, 0) for gpu in gpus)
-    return channel.min_driver_blackwell if blackwell else channel.min_driver
+    return int(channel.min_driver_blackwell if blackwell else channel.min_driver)
 
 
 def _misfits(channel: Channel, draft: _Draft) -> list[Facts]:
@@ -398,10 +419,7 @@ def _torch(draft: _Draft, channel: Channel, reason: str) -> dict[str, Any]:
 
 
 def _needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what has yet to be brought to the host: words, download, and the bytes it takes under each wish.
-
-    uv keeps the wheels it downloads unpacked, and the environment gets copies, so both take the unpacked size.
-    """
+    """Return what has yet to be brought to the host: words, download, and the bytes it takes under each wish."""
     venv, uv = draft.facts["venv"], draft.facts["uv"]
     needs: list[dict[str, Any]] = []
     if uv["sha256"] is None:
@@ -410,11 +428,21 @@ def _needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
         change = f"install Python {_PYTHON} below {draft.wishes['uv_prefix']}"
         needs.append(_need(f"Python {_PYTHON}", PYTHON_BYTES[0], {"uv_prefix": PYTHON_BYTES[1]}, change))
     if venv["python"] is None or not _same_torch(venv.get("torch"), torch["torch"]):
-        size = torch["unpacked_bytes"]
         change = f"make {draft.wishes['venv_path']} with torch {torch['torch']} of {torch['channel']} and its stacks"
         what = f"torch {torch['torch']} and the stacks around it ({torch['channel']})"
-        needs.append(_need(what, torch["download_bytes"], {"venv_path": size, "uv_cache_path": size}, change))
+        needs.append(_need(what, torch["download_bytes"], _torch_takes(draft, torch["unpacked_bytes"]), change))
     return needs
+
+
+def _torch_takes(draft: _Draft, unpacked: int) -> dict[str, int]:
+    """Return what torch takes in the environment and in uv's cache, which keeps the wheels unpacked too.
+
+    On one filesystem the two share their blocks (reflinks, else hard links), unless copies are asked for.
+    """
+    places = [draft.facts["paths"].get(draft.wishes[wish]) for wish in ("venv_path", "uv_cache_path")]
+    mounts = [place["mount"] for place in places if place is not None]
+    shared = draft.wishes["link_mode"] != "copy" and len(mounts) == len(places) and len(set(mounts)) == 1
+    return {"venv_path": unpacked, "uv_cache_path": 0 if shared else unpacked}
 
 
 def _need(what: str, download: int, takes: dict[str, int], change: str) -> dict[str, Any]:

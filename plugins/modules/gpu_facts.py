@@ -42,6 +42,17 @@ options:
     description: Where the Python environment is or would be.
     type: str
     default: /opt/uv/venv
+  addresses:
+    description:
+      - Name to address, each asked for with a HEAD request, all at once; at most ten seconds. Empty ones are left out.
+      - Asked only where there is no environment at O(venv_path) yet, so that a converged host waits for no network.
+    type: dict
+    default: {}
+  certificates:
+    description: PEM texts of certificate authorities to trust for O(addresses), beside the host's own.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     description: Runs fully in check mode, as it changes nothing.
@@ -96,6 +107,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_gpu import (
     look_at_processes,
     reboot_reasons,
 )
+from ansible_collections.gpufleet.host.plugins.module_utils._look_network import look_at_addresses
 from ansible_collections.gpufleet.host.plugins.module_utils._look_storage import (
     look_at_group,
     look_at_path,
@@ -154,6 +166,8 @@ def main() -> None:
             "groups": {"type": "list", "elements": "str", "default": []},
             "uv_path": {"type": "str", "default": "/usr/local/bin/uv"},
             "venv_path": {"type": "str", "default": "/opt/uv/venv"},
+            "addresses": {"type": "dict", "default": {}, "no_log": True},  # one may hold a password
+            "certificates": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
@@ -161,6 +175,8 @@ def main() -> None:
     facts = look(
         Root(asked["root"]), asked["paths"], asked["users"], asked["groups"], asked["uv_path"], asked["venv_path"]
     )
+    asked_for = asked["addresses"] if facts["venv"]["python"] is None else {}
+    facts["addresses"] = look_at_addresses(asked_for, asked["certificates"])
     module.exit_json(changed=False, facts=facts)
 
 

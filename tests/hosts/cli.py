@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from hosts import engine, images
+from hosts import engine, images, mirror
 from hosts.common import HostsError, alone, cache, fail, say
 
 DEFAULT_RELEASE = "debian13"
@@ -33,6 +33,7 @@ def up(names: Sequence[str] | None) -> None:
         for release in releases:
             images.up(release)
         engine.network()
+        mirror.up()
     say(f"ready for {', '.join(release.name for release in releases)} in {time.monotonic() - start:.1f} s")
 
 

@@ -31,7 +31,7 @@ DIRECTORY = "/usr/local/share/ca-certificates"
 
 def handshake(host: Any) -> str:
     result = host.run("python3 -c %s", HANDSHAKE)
-    return (result.stdout + result.stderr).strip().splitlines()[-1]
+    return str((result.stdout + result.stderr).strip().splitlines()[-1])
 
 
 def trial(tmp_path: Path, wishes: dict[str, Any]) -> str:

@@ -1,0 +1,88 @@
+"""The whole site, as the people use it who got the host."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+VENV = "/opt/uv/venv"
+# The lines of the guide's "Manual Verification" that a host without a GPU can answer, word for word.
+GUIDE = [
+    ("python --version", "Python 3.12."),
+    ("pip list | grep torch", "torch"),
+    ('python -c "import torch; print(torch.__version__)"', "2."),
+    ('python -c "import torch; print(torch.cuda.is_available())"', "False"),
+    ("ls -la ~/.cache/", "huggingface"),
+]
+
+
+def login(host: Any, user: str, command: str) -> Any:
+    """Run a command as a person does after logging in, with the environment activated."""
+    return host.run("su - %s -c %s", user, f". {VENV}/bin/activate && {command}")
+
+
+@pytest.mark.parametrize(("command", "expected"), GUIDE, ids=[command for command, _ in GUIDE])
+def test_the_guides_own_checks_work(host: Any, command: str, expected: str) -> None:
+    done = login(host, "alice", command)
+    assert done.rc == 0, done.stderr
+    assert expected in done.stdout
+
+
+def test_torch_computes_with_the_planned_threads(host: Any) -> None:
+    plan = json.loads(host.file("/var/lib/gpufleet/record.json").content_string)["plan"]
+    done = login(
+        host,
+        "bob",
+        "python -c 'import torch as t; print(t.get_num_threads(), (t.ones(64, 64) @ t.ones(64, 64)).sum().item())'",
+    )
+    assert done.rc == 0, done.stderr
+    threads, total = done.stdout.split()
+    assert int(threads) == plan["resources"]["threads"]
+    assert float(total) == 64.0**3
+
+
+def test_two_people_share_a_model_cache(host: Any) -> None:
+    model = '"$HF_HUB_CACHE/models--x"'
+    done = login(host, "alice", f"umask 077 && mkdir {model} && echo alice > {model}/w")
+    assert done.rc == 0, done.stderr
+    done = login(host, "bob", f"cat {model}/w && echo bob >> {model}/w && rm -r {model}")
+    assert done.rc == 0, done.stderr
+    assert "alice" in done.stdout
+
+
+def test_the_probe_measured_and_judged(host: Any) -> None:
+    record = json.loads(host.file("/var/lib/gpufleet/record.json").content_string)
+    report = json.loads(host.file("/var/lib/gpufleet/probe.json").content_string)
+    assert record["probe"]["status"] == report["status"] == "pass"
+    checks = {check["id"]: check for check in report["checks"]}
+    assert checks["cpu.matmul.fp32.correct"]["status"] == "pass"
+    assert checks["cpu.matmul.fp32.throughput"]["value"] > 1
+    assert "no NVIDIA GPU" in json.dumps([check for check in report["checks"] if check["status"] == "skipped"])
+
+
+def test_a_converged_host_is_left_alone_within_the_budget(again: Callable[..., Any]) -> None:
+    count = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "module-count.txt"
+    run = again()
+    assert run.ok, run.sentence
+    assert run.changed == 0
+    executed = count.read_text().rpartition("run converge.yml\n")[2].splitlines()
+    print("\n".join(executed))
+    assert 0 < len(executed) <= 20, Counter(line.split("\t")[1] for line in executed)
+
+
+def test_check_mode_finds_nothing_on_a_converged_host(again: Callable[..., Any]) -> None:
+    run = again("--check", "--diff")
+    assert run.ok, run.sentence
+    assert run.changed == 0
+
+
+def test_the_plan_is_quick_and_changes_nothing(again: Callable[..., Any]) -> None:
+    run = again(playbook="../../playbooks/plan.yml")
+    assert run.ok, run.sentence
+    assert run.changed == 0

@@ -1,0 +1,1 @@
+../../../files/torch_probe.py
