@@ -1,0 +1,135 @@
+"""The layout of the cache for tables of wishes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.gpufleet.host.plugins.module_utils import posix_acl
+from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import (
+    cache_absent_entries,
+    cache_entries,
+    cache_refusals,
+)
+from ansible_collections.gpufleet.host.plugins.module_utils.tree import parse_entry
+
+USERS: dict[str, Any] = {
+    "alice": {"uid": 1000, "gid": 1000, "group": "alice", "home": "/home/alice", "groups": ["alice"]},
+    "bob": {"uid": 1001, "gid": 100, "group": "users", "home": "/data/home/bob", "groups": ["users", "ml"]},
+    "svc": {"uid": 900, "gid": 900, "group": "svc", "home": "/nonexistent", "groups": ["svc"]},
+    "gone": None,
+}
+
+
+def wishes(**other: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "root": "/srv/ml",
+        "users": ["alice", "bob"],
+        "group": "ml",
+        "mode": "shared",
+        "owner": "alice",
+        "others": "read",
+        "projects": ["torch_starter"],
+        "uv_mode": "per_user",
+        "uv_trust_group": False,
+        "secrets": [],
+    }
+    return {**base, **other}
+
+
+def entries(**other: Any) -> dict[str, dict[str, Any]]:
+    return {entry["path"]: entry for entry in cache_entries(wishes(**other), USERS)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"mode": "single_user", "users": ["alice"]},
+        {"others": "none", "uv_mode": "shared", "uv_trust_group": True, "projects": ["a", "b"]},
+        {"users": []},
+        {"users": ["svc"]},
+        {"secrets": [{"user": "bob", "name": name, "content": "x"} for name in ("hf_token", "kaggle_json", "env")]},
+    ],
+)
+def test_tree_takes_it(other: dict[str, Any]) -> None:
+    """Each entry is one that the module accepts, parents come first, and mode and ACL agree."""
+    made = {"/srv", "/home/alice", "/data/home/bob"}
+    for raw in cache_entries(wishes(**other), USERS):
+        entry = parse_entry(raw)
+        assert entry.path.rpartition("/")[0] in made
+        assert entry.path not in made, "listed twice"
+        made.add(entry.path)
+        if entry.access_acl:
+            acl = posix_acl.parse(entry.access_acl, lambda kind, name: 2000)
+            assert entry.mode is not None
+            assert posix_acl.to_mode(acl) == int(entry.mode, 8) & 0o777
+
+
+@pytest.mark.parametrize(
+    ("other", "path", "owner", "group", "mode", "acl"),
+    [
+        ({}, "", "root", "ml", "0755", None),
+        ({}, "/cache/huggingface/hub", "root", "ml", "2775", "u::rwx,g::rwx,g:ml:rwx,m::rwx,o::r-x"),
+        ({"others": "none"}, "", "root", "ml", "0750", None),
+        ({"others": "none"}, "/data/torch_starter", "root", "ml", "2770", "u::rwx,g::rwx,g:ml:rwx,m::rwx,o::---"),
+        ({"mode": "single_user"}, "/cache/huggingface/hub", "alice", "alice", "0755", ""),
+        ({"uv_mode": "shared"}, "/cache/uv", "root", "ml", "2770", "u::rwx,g::rwx,g:ml:rwx,m::rwx,o::---"),
+        ({}, "/users/bob", "bob", "users", "0700", ""),
+    ],
+)
+def test_rights(other: dict[str, Any], path: str, owner: str, group: str, mode: str, acl: str | None) -> None:
+    entry = entries(**other)["/srv/ml" + path]
+    assert (entry["owner"], entry["group"], entry["mode"]) == (owner, group, mode)
+    assert (entry.get("access_acl"), entry.get("default_acl")) == (acl, acl)
+
+
+def test_uv_is_not_shared_by_default() -> None:
+    assert not [path for path in entries() if "uv" in path]
+
+
+def test_keys_are_the_owners() -> None:
+    secret = {"user": "bob", "name": "kaggle_json", "content": "{}"}
+    made = entries(secrets=[secret])
+    key, place = made["/data/home/bob/.kaggle/kaggle.json"], made["/data/home/bob/.kaggle"]
+    assert (key["owner"], key["group"], key["mode"], key["content"]) == ("bob", "users", "0600", "{}\n")
+    assert key["secret"] is True
+    assert (place["owner"], place["mode"], place["access_acl"]) == ("bob", "0700", "")
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [
+        ({}, None),
+        ({"mode": "single_user"}, None),
+        ({"users": ["gone"], "owner": ""}, 'Found no user "gone" on the host'),
+        ({"users": ["never-asked"]}, 'Found no user "never-asked" on the host'),
+        ({"root": "/"}, 'ml_cache_root "/" is no absolute path below the root'),
+        ({"root": "srv/ml"}, "is no absolute path"),
+        ({"root": "/srv/ml/"}, "is no absolute path"),
+        ({"root": "/srv/../etc"}, "is no absolute path"),
+        ({"projects": ["a/b"]}, 'ml_cache_projects has "a/b"'),
+        ({"projects": [".."]}, 'ml_cache_projects has ".."'),
+        ({"mode": "single_user", "owner": ""}, 'its owner "" is not in ml_cache_users'),
+        ({"uv_mode": "shared"}, "set ml_cache_uv_trust_group to true"),
+        ({"secrets": [{"user": "eve", "name": "env", "content": "x"}]}, 'has user "eve", who is not in ml_cache_users'),
+        ({"secrets": [{"user": "bob", "name": "env", "content": "hush"}] * 2}, 'has env of user "bob" twice'),
+    ],
+)
+def test_refusals(other: dict[str, Any], sentence: str | None) -> None:
+    found = cache_refusals(wishes(**other), USERS)
+    assert len(found) == (0 if sentence is None else 1), found
+    assert (sentence or "") in "".join(found)
+    assert "hush" not in "".join(found)
+
+
+def test_absent() -> None:
+    keys = wishes(
+        secrets=[{"user": "bob", "name": "env", "content": "x"}, {"user": "gone", "name": "env", "content": "x"}]
+    )
+    kept = cache_absent_entries(keys, USERS, False)
+    assert kept == [{"path": "/data/home/bob/.config/gpufleet/env", "state": "absent"}]
+    removed = cache_absent_entries(keys, USERS, True)
+    assert removed[-1] == {"path": "/srv/ml", "state": "absent", "recurse": True}
+    links = [entry["path"] for entry in removed if entry.get("target") == "/srv/ml/cache/torch/checkpoints"]
+    assert links == [f"{home}/.cache/torch/hub/checkpoints" for home in ("/home/alice", "/data/home/bob")]
