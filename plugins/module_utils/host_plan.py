@@ -24,6 +24,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     UV_BYTES,
     Channel,
 )
+from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems
 
 Facts = dict[str, Any]
 Wishes = dict[str, Any]
@@ -47,6 +48,7 @@ WISHES: dict[str, tuple[str, Any]] = {
     "install_mirror": ("uv_python_install_mirror", ""),
     "downloads_json_url": ("uv_python_downloads_json_url", ""),
     "profiles": ("env_profile_profiles", ["training"]),
+    "overrides": ("env_profile_overrides", {}),
     "cache_root": ("ml_cache_root", "/srv/ml"),
     "users": ("gpufleet_users", []),
     "group": ("gpufleet_group", "ml"),
@@ -105,13 +107,17 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     needs = _needs(draft, torch)
     disk = _disk(draft, needs)
     _warn(draft)
+    resources = _resources(draft)
+    _check_environment(draft, resources)
     plan = {
         "refusals": draft.refusals,
         "warnings": draft.warnings,
         "skipped": _skipped(draft),
         "gpu": _gpu(draft),
         "torch": torch,
-        "resources": _resources(draft),
+        "resources": resources,
+        "profiles": draft.wishes["profiles"],
+        "overrides": draft.wishes["overrides"],
         "disk": disk,
         "downloads": [{"what": need["what"], "bytes": need["download"]} for need in needs],
         "changes": [need["change"] for need in needs],
@@ -188,6 +194,16 @@ def _check_endpoints(draft: _Draft) -> None:
             wish,
             "use https:// or file://, or set gpufleet_allow_insecure_endpoints to true for a mirror you trust",
         )
+
+
+def _check_environment(draft: _Draft, resources: Facts) -> None:
+    """Refuse now what ``env_profile`` would refuse after the downloads; it says its own sentences."""
+    profiles, overrides = draft.wishes["profiles"], draft.wishes["overrides"]
+    if not isinstance(overrides, dict):
+        draft.refuse("Found something that is no mapping", "overrides", "write NAME: value, a line each")
+    elif set(profiles) <= set(PROFILES):
+        options = {"allow_insecure_endpoints": bool(draft.wishes["allow_insecure_endpoints"])}
+        draft.refusals += problems({"resources": resources}, profiles, overrides, options)
 
 
 def without_password(text: str) -> str:

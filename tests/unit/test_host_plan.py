@@ -281,6 +281,14 @@ def test_refusal(case: str) -> None:
     assert [piece for piece in pieces if piece not in sentence] == []
 
 
+def test_what_env_profile_would_refuse_is_refused_before_the_downloads() -> None:
+    wishes = {"overrides": {"CUDA_VISIBLE_DEVICES": "all"}}
+    (sentence,) = make_plan(host(), wishes)["refusals"]
+    assert "CUDA_VISIBLE_DEVICES" in sentence
+    (sentence,) = make_plan(host(), {"overrides": ["OMP_NUM_THREADS=3"]})["refusals"]
+    assert "env_profile_overrides" in sentence
+
+
 def every_refusal() -> list[str]:
     hosts = [case[:2] for case in CHANNEL_CASES.values()] + [case[:2] for case in REFUSAL_CASES.values()]
     return [sentence for facts, wishes in hosts for sentence in make_plan(facts, wishes)["refusals"]]
@@ -483,8 +491,9 @@ def test_the_documented_fields_are_the_plan() -> None:
     assert names <= set(make_plan(host(), {}))
 
 
-def test_profiles() -> None:
-    assert make_plan(host(), {"profiles": list(PROFILES)})["refusals"] == []
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_is_known(profile: str) -> None:
+    assert make_plan(host(), {"profiles": [profile]})["refusals"] == []
 
 
 @pytest.mark.parametrize(
