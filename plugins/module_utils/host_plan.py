@@ -172,6 +172,12 @@ def _listed(draft: _Draft, wish: str) -> list[str]:
 def _check_endpoints(draft: _Draft) -> None:
     for wish in _ENDPOINTS:
         address = str(draft.wishes[wish] or "")
+        if without_password(address) != address:
+            draft.refuse(
+                "Found a name or password inside an address, which would stand in the world-readable /etc/uv/uv.toml",
+                wish,
+                "take it out and put it into the netrc file of who uses it (root's for this run), which uv reads",
+            )
         if not address or address.startswith(("https://", "file://", "/")):
             continue
         if draft.wishes["allow_insecure_endpoints"] and address.startswith("http://"):

@@ -18,7 +18,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("up", help="make everything a scenario needs; does nothing when it is all there")
     up.add_argument("--release", nargs="+", metavar="NAME", help=f"any of {', '.join(images.RELEASES)}")
-    down = verbs.add_parser("down", help="remove the mirror and the network; the caches stay")
+    down = verbs.add_parser("down", help="remove all test hosts, the mirror and the network; the caches stay")
     down.add_argument("--images", action="store_true", help="the images too")
     verbs.add_parser("status", help="say what is there")
     return parser

@@ -56,29 +56,31 @@ def run(argv: Sequence[str | Path], *, cwd: Path | None = None, stdin: str | Non
     return done.stdout
 
 
-# Which Debian package brings which command.
+DEBIAN_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+# Which Debian package brings which command or file.
 TOOLS = {
+    DEBIAN_KEYS: "debian-archive-keyring",
     "apt-ftparchive": "apt-utils",
     "cgroupfs-mount": "cgroupfs-mount",
     "dockerd": "docker.io",
     "dpkg-deb": "dpkg",
     "gpg": "gnupg",
     "mmdebstrap": "mmdebstrap",
-    "strip": "binutils",
 }
 
 
-def need(*commands: str) -> None:
-    """Make sure that commands are there, by apt as root on Debian and its kin.
+def need(*tools: str) -> None:
+    """Make sure that commands and files are there, by apt as root on Debian and its kin.
 
     Raises:
         HostsError: one is missing and cannot be installed from here.
     """
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [command for command in commands if not shutil.which(command, path=path)]
+    missing = [tool for tool in tools if not Path(tool).exists() and not shutil.which(tool, path=path)]
     if not missing:
         return
-    packages = sorted({TOOLS[command] for command in missing})
+    packages = sorted({TOOLS[tool] for tool in missing})
     install = f"apt-get install {' '.join(packages)}"
     if os.geteuid() != 0 or not shutil.which("apt-get"):
         raise HostsError(f"{', '.join(missing)} is not installed: run `sudo {install}` and try again.")

@@ -13,6 +13,7 @@ from hosts.common import HostsError, cache, need, run, step
 
 NETWORK = "gpufleet-test"
 _START_SECONDS = 60
+_PID_FILE = "/var/run/docker.pid"
 
 
 def _answers(cli: str) -> bool:
@@ -81,10 +82,23 @@ def _start() -> None:
         need("cgroupfs-mount")
         run(["cgroupfs-mount"])
     log = cache() / "dockerd.log"
+    daemon = None if Path(_PID_FILE).exists() else _spawn(log)
+    for _ in range(_START_SECONDS * 2):
+        if any(_answers(candidate) for candidate in _clients()):
+            return
+        if daemon and daemon.poll() is not None:
+            break
+        time.sleep(0.5)
+    last = " | ".join(log.read_text().strip().splitlines()[-3:]) if log.exists() else "nothing"
+    raise HostsError(f"dockerd does not answer; its log {log} ends: {last}")
+
+
+def _spawn(log: Path) -> subprocess.Popen[bytes]:
+    """Start dockerd so that it outlives us."""
     log.parent.mkdir(parents=True, exist_ok=True)
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     with log.open("w") as out:
-        daemon = subprocess.Popen(
+        return subprocess.Popen(
             [shutil.which("dockerd", path=path) or "dockerd"],
             stdin=subprocess.DEVNULL,
             stdout=out,
@@ -93,24 +107,21 @@ def _start() -> None:
             env={**os.environ, "PATH": path},
             start_new_session=True,
         )
-    for _ in range(_START_SECONDS * 2):
-        if any(_answers(candidate) for candidate in _clients()):
-            return
-        if daemon.poll() is not None:
-            break
-        time.sleep(0.5)
-    last = " | ".join(log.read_text().strip().splitlines()[-3:])
-    raise HostsError(f"dockerd did not start (see {log}): {last}")
 
 
 def _clear_leftovers() -> None:
-    """Remove the process files of an engine that died: with them dockerd refuses to start."""
-    for name, program in (("docker.pid", "dockerd"), ("docker/containerd/containerd.pid", "containerd")):
-        pid_file = Path("/var/run") / name
+    """Remove the process files of an engine that died: with them dockerd refuses to start.
+
+    One of a living dockerd stays: somebody has just started it.
+    """
+    for name, program in ((_PID_FILE, "dockerd"), ("/var/run/docker/containerd/containerd.pid", "containerd")):
+        pid_file = Path(name)
         if not pid_file.exists():
             continue
-        command = Path("/proc") / pid_file.read_text().strip() / "comm"
-        if not command.exists() or command.read_text().strip() != program:
+        # The command line of a zombie is empty; where PID 1 reaps nobody, a killed engine stays one.
+        command = Path("/proc") / pid_file.read_text().strip() / "cmdline"
+        words = command.read_bytes().split(b"\0") if command.exists() else [b""]
+        if Path(os.fsdecode(words[0])).name != program:
             pid_file.unlink()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hosts.common import HostsError, cache, need, run, say, step
+from hosts.common import DEBIAN_KEYS, HostsError, cache, need, run, say, step
 from hosts.engine import docker, try_docker
 
 
@@ -30,6 +30,7 @@ class Release:
         "python3-apt",
         "sudo",
         "ca-certificates",
+        "passwd",  # required on every real Debian
         "iproute2",
         "procps",
         "acl",
@@ -131,7 +132,7 @@ def _id(image: str) -> str | None:
 def _make(release: Release) -> None:
     archive = cache() / "images" / f"{release.made.rpartition('/')[2].replace(':', '-')}.tar"
     if not archive.exists():
-        need("mmdebstrap")
+        need("mmdebstrap", DEBIAN_KEYS)
         with step(f"making the image of {release.name} from Debian's packages (about a minute)"):
             _bootstrap(release, archive)
     with step(f"importing the image of {release.name}"):
