@@ -69,9 +69,8 @@ def test_key_is_refused_by_name(host: Any, tmp_path: Path) -> None:
 def test_run_that_was_cut_off_is_finished_by_the_next(host: Any, tmp_path: Path) -> None:
     """The file is there, the store was not made of it: files alone would say that all is well."""
     site = str(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "site.pem")
-    away = (
-        f"mv {DIRECTORY}/gpufleet-site.crt /root/ && update-ca-certificates && mv /root/gpufleet-site.crt {DIRECTORY}/"
-    )
+    file = f"{DIRECTORY}/gpufleet-site.crt"
+    away = f"mv {file} /root/ && update-ca-certificates --fresh && mv /root/gpufleet-site.crt {DIRECTORY}/"
     assert host.run(f"{away} && touch /var/lib/gpufleet/pending/ca_trust").rc == 0
     assert "CERTIFICATE_VERIFY_FAILED" in handshake(host)
     trial(tmp_path, {"ca_trust_certificates": [site]})
@@ -86,5 +85,5 @@ def test_absent(host: Any, tmp_path: Path) -> None:
     assert host.run(f"ls {DIRECTORY}").stdout.split() == ["theirs.crt"]
     assert "changed=0" in trial(tmp_path, {"ca_trust_state": "absent"})
     assert "gpufleet" not in host.run("ls /etc/ssl/certs").stdout
-    assert host.run(f"rm {DIRECTORY}/theirs.crt && update-ca-certificates").rc == 0
+    assert host.run(f"rm {DIRECTORY}/theirs.crt && update-ca-certificates --fresh").rc == 0
     assert "CERTIFICATE_VERIFY_FAILED" in handshake(host)

@@ -171,13 +171,13 @@ def test_cleaning(host: Any) -> None:
 @pytest.mark.parametrize(
     ("wishes", "sentence"),
     [
-        ({"ml_cache_users": ["alice", "nobody-here"]}, 'Found no user "nobody-here" on the host'),
-        ({"ml_cache_root": "/etc/hostname"}, "/etc/hostname is a file, and a directory is wished"),
-        ({"ml_cache_root": "/run/ramfs/ml"}, "(ramfs) keeps no ACLs, and access_acl needs them"),
+        ({"ml_cache_users": ["alice", "nobody-here"]}, "Found no user 'nobody-here' on the host"),
+        ({"ml_cache_root": "/etc/hostname"}, "Found a file at /etc/hostname, where a directory belongs"),
+        ({"ml_cache_root": "/run/ramfs/ml"}, "Found no POSIX ACLs on /run/ramfs (ramfs)"),
     ],
 )
 def test_refused_before_any_change(host: Any, tmp_path: Path, wishes: dict[str, Any], sentence: str) -> None:
-    """What only a host can show; the sentences of the other wishes are in tests/unit/test_cache_layout.py."""
+    """What only a host can show, in preflight's words; those of the role's own are in tests/unit/test_cache_layout.py."""
     if "ramfs" in str(wishes) and host.run("mkdir -p /run/ramfs && mount -t ramfs none /run/ramfs").rc != 0:
         pytest.skip("this machine does not let a test host mount")
     before = host.run("find /srv /run/ramfs /home -printf '%p %m %u %g %i %T@\\n' 2>/dev/null; getent group").stdout
