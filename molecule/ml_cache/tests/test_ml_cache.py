@@ -177,7 +177,7 @@ def test_cleaning(host: Any) -> None:
     ],
 )
 def test_refused_before_any_change(host: Any, tmp_path: Path, wishes: dict[str, Any], sentence: str) -> None:
-    """What only a host can show, in preflight's words; those of the role's own are in tests/unit/test_cache_layout.py."""
+    """What only a host can show, in preflight's words; the role's own are in tests/unit/test_cache_layout.py."""
     if "ramfs" in str(wishes) and host.run("mkdir -p /run/ramfs && mount -t ramfs none /run/ramfs").rc != 0:
         pytest.skip("this machine does not let a test host mount")
     before = host.run("find /srv /run/ramfs /home -printf '%p %m %u %g %i %T@\\n' 2>/dev/null; getent group").stdout
