@@ -18,6 +18,7 @@ GUIDE = [
     ("pip list | grep torch", "torch"),
     ('python -c "import torch; print(torch.__version__)"', "2."),
     ('python -c "import torch; print(torch.cuda.is_available())"', "False"),
+    ('python -c "import torch; print(torch.cuda.device_count())"', "0"),
     ("ls -la ~/.cache/", "huggingface"),
 ]
 
@@ -72,7 +73,8 @@ def test_a_converged_host_is_left_alone_within_the_budget(again: Callable[..., A
     assert run.ok, run.sentence
     assert run.changed == 0
     executed = count.read_text().rpartition("run converge.yml\n")[2].splitlines()
-    print("\n".join(executed))
+    table = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / ".cache/module-count.txt"
+    table.write_text("\n".join([f"{len(executed)} module executions of a converged site.yml", *executed]) + "\n")
     assert 0 < len(executed) <= 20, Counter(line.split("\t")[1] for line in executed)
 
 
