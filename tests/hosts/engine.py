@@ -69,6 +69,7 @@ def up() -> None:
             "(Debian: `sudo apt-get install docker.io`), or set DOCKER_HOST to an engine that you may use."
         )
     need("dockerd")
+    need("docker")
     with step("starting the container engine"):
         _start()
 

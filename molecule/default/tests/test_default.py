@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +86,9 @@ def test_check_mode_finds_nothing_on_a_converged_host(again: Callable[..., Any])
 
 
 def test_the_plan_is_quick_and_changes_nothing(again: Callable[..., Any]) -> None:
-    run = again(playbook="../../playbooks/plan.yml")
+    begun = time.monotonic()
+    run = again(playbook="../../playbooks/plan.yml", gpufleet_users=["nobody-here"])
+    assert time.monotonic() - begun < 10
     assert run.ok, run.sentence
     assert run.changed == 0
+    assert "no user 'nobody-here'" in json.dumps(run.result), "refusals are shown, not failed on"
