@@ -8,7 +8,7 @@ name: cache_entries
 short_description: Lay out the shared cache as entries for gpufleet.host.tree
 version_added: 0.1.0
 description:
-  - For the role P(gpufleet.host.ml_cache#role). C(cache_refusals) and C(cache_absent_entries) take the same input.
+  - For the role P(gpufleet.host.ml_cache#role). C(cache_absent_entries) and C(cache_owner) take the same input.
 author:
   - The gpufleet.host contributors
 positional: _input, users
@@ -42,7 +42,7 @@ from typing import Any
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import (
     cache_absent_entries,
     cache_entries,
-    cache_refusals,
+    cache_owner,
 )
 
 
@@ -54,5 +54,5 @@ class FilterModule:
         return {
             "cache_absent_entries": cache_absent_entries,
             "cache_entries": cache_entries,
-            "cache_refusals": cache_refusals,
+            "cache_owner": cache_owner,
         }

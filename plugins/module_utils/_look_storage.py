@@ -16,6 +16,8 @@ from typing import Any
 from ansible_collections.gpufleet.host.plugins.module_utils._root import Root, to_int
 
 _ACL = "system.posix_acl_default"
+# Where users are used to put a link to a larger disk, and where the role ml_cache puts one.
+_HOME_LINKS = (".cache/huggingface", ".cache/torch/hub/checkpoints", ".kaggle")
 
 
 def look_at_path(root: Root, path: str) -> dict[str, Any]:
@@ -111,20 +113,27 @@ def look_at_user(root: Root, name: str) -> dict[str, Any] | None:
         except (KeyError, OSError, ValueError):
             return None
         names = [_group_name(number) for number in numbers]
-        return _user(entry.pw_uid, entry.pw_gid, entry.pw_dir, _group_name(entry.pw_gid), names)
+        return _user(root, entry.pw_uid, entry.pw_gid, entry.pw_dir, _group_name(entry.pw_gid), names)
     for fields in _table(root, "/etc/passwd", 7):
         uid, gid = to_int(fields[2]), to_int(fields[3])
         if fields[0] == name and uid is not None and gid is not None:
             groups = _table(root, "/etc/group", 4)
             own = next((group[0] for group in groups if group[2] == fields[3]), None)
             others = [group[0] for group in groups if name in group[3].split(",")]
-            return _user(uid, gid, fields[5], own, [own, *others])
+            return _user(root, uid, gid, fields[5], own, [own, *others])
     return None
 
 
-def _user(uid: int, gid: int, home: str, group: str | None, groups: list[str | None]) -> dict[str, Any]:
-    named = sorted({item for item in groups if item})
-    return {"uid": uid, "gid": gid, "group": group, "home": home or None, "groups": named}
+def _user(root: Root, uid: int, gid: int, home: str, group: str | None, groups: list[str | None]) -> dict[str, Any]:
+    return {
+        "uid": uid,
+        "gid": gid,
+        "group": group,
+        "home": home or None,
+        "home_exists": bool(home) and _kind(root, home) == "directory",
+        "home_links": {path: target for path in _HOME_LINKS if (target := root.link(f"{home}/{path}")) is not None},
+        "groups": sorted({item for item in groups if item}),
+    }
 
 
 def _group_name(gid: int) -> str | None:

@@ -14,19 +14,29 @@ Entries = list[dict[str, Any]]
 # Homes of accounts that have none.
 _NO_HOME = frozenset({"", "/", "/nonexistent", "/dev/null", "/var/empty"})
 _SECRETS = {"hf_token": ".cache/huggingface/token", "kaggle_json": ".kaggle/kaggle.json", "env": ".config/gpufleet/env"}
+_CHECKPOINTS = "cache/torch/checkpoints"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-def cache_refusals(wishes: dict[str, Any], users: dict[str, Any]) -> list[str]:
-    """Return one sentence for each wish that cannot be; users is the fact of the same name."""
-    found = [
-        f'Found no user "{name}" on the host, and ml_cache_users has it: create it first, or take it out of the list.'
-        for name in wishes["users"]
-        if users.get(name) is None
+def cache_refusals(wishes: dict[str, Any], users: dict[str, Any], place: dict[str, Any] | None) -> list[str]:
+    """Return one sentence for each wish that cannot be, besides those about users and paths that the plan has itself.
+
+    Args:
+        wishes: the role's wishes, whose types nobody has looked at yet.
+        users: the fact of the same name.
+        place: the fact about the root among ``paths``, or None.
+    """
+    misshapen = _misshapen(wishes)
+    if misshapen:
+        return misshapen
+    found = _root_refusals(wishes["root"], place)
+    found += [
+        f'Found no directory {user["home"]}, the home of user "{name}" in ml_cache_users: make it '
+        f"(mkhomedir_helper {name}), or take the user out of the list."
+        for name, user in users.items()
+        if user is not None and name in wishes["users"]
+        if user.get("home_exists") is False and user["home"] not in _NO_HOME
     ]
-    root = wishes["root"]
-    if not re.fullmatch(r"(/[^/]+)+", root) or ".." in root.split("/"):
-        found.append(f'ml_cache_root "{root}" is no absolute path below the root: give one such as /srv/ml.')
     found += [
         f'ml_cache_projects has "{name}", which cannot be a directory\'s name: use letters, digits, ".", "_" and "-".'
         for name in wishes["projects"]
@@ -35,9 +45,50 @@ def cache_refusals(wishes: dict[str, Any], users: dict[str, Any]) -> list[str]:
     return found + _mode_refusals(wishes) + _secret_refusals(wishes)
 
 
+def _misshapen(wishes: dict[str, Any]) -> list[str]:
+    """Ansible looks at a role's types only when the role starts, which is after the downloads of others."""
+    found = [
+        f'ml_cache_{name} is "{wishes[name]}": set it to {" or ".join(choices)}.'
+        for name, choices in (("mode", ("shared", "single_user")), ("uv_mode", ("per_user", "shared")))
+        if wishes[name] not in choices
+    ]
+    names = wishes["projects"]
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        found.append("ml_cache_projects is no list of names: write one, like [torch_starter].")
+    secrets = wishes["secrets"]
+    if not isinstance(secrets, (list, tuple)) or not all(
+        isinstance(secret, dict) and isinstance(secret.get("user"), str) and secret.get("name") in _SECRETS
+        for secret in secrets
+    ):
+        found.append(
+            "ml_cache_secrets is no list of {user, name, content} where each name is one of "
+            f"{', '.join(_SECRETS)}: write it so."
+        )
+    return found
+
+
+def _root_refusals(root: Any, place: dict[str, Any] | None) -> list[str]:
+    if not isinstance(root, str) or not root.startswith("/"):
+        return []  # the plan says so itself, as of all paths
+    if not re.fullmatch(r"(/[^/]+)+", root) or ".." in root.split("/"):
+        return [f'ml_cache_root "{root}" is no plain path below the root: give one such as /srv/ml.']
+    parent = root.rpartition("/")[0] or "/"
+    if place is not None and place["ancestor"] not in (root, parent) and place["ancestor_kind"] == "directory":
+        return [
+            f"Found no directory {parent}, in which ml_cache_root {root} shall be made: mount its disk or make it "
+            "first, or set gpufleet_cache_root to another path."
+        ]
+    return []
+
+
+def cache_owner(wishes: dict[str, Any]) -> str:
+    """Return the owner in the mode single_user: the one named, else the first user."""
+    return str(wishes["owner"] or next(iter(wishes["users"]), ""))
+
+
 def _mode_refusals(wishes: dict[str, Any]) -> list[str]:
     found = []
-    owner = wishes["owner"]
+    owner = cache_owner(wishes)
     if wishes["mode"] == "single_user" and owner not in wishes["users"]:
         found.append(
             f'ml_cache_mode is single_user and its owner "{owner}" is not in ml_cache_users: '
@@ -97,7 +148,8 @@ def cache_absent_entries(wishes: dict[str, Any], users: dict[str, Any], remove_d
 
 def _owner(wishes: dict[str, Any], users: dict[str, Any]) -> dict[str, str]:
     if wishes["mode"] == "single_user":
-        return {"owner": wishes["owner"], "group": users[wishes["owner"]]["group"]}
+        owner = cache_owner(wishes)
+        return {"owner": owner, "group": users[owner]["group"]}
     return {"owner": "root", "group": wishes["group"]}
 
 
@@ -141,25 +193,31 @@ def _private(wishes: dict[str, Any], name: str, user: dict[str, Any]) -> Entries
     if home in _NO_HOME:
         return found
     once = {**theirs, "mode": "0700", "force": False}
+    link = {"path": _checkpoints_link(user), "state": "link", "target": _checkpoints(wishes)}
     return [
         *found,
         {"path": f"{home}/.cache", **once},
-        {"path": f"{home}/.cache/huggingface", **theirs, "mode": "0700"},
+        *_unless_a_link(user, {"path": f"{home}/.cache/huggingface", **theirs, "mode": "0700"}),
         {"path": f"{home}/.cache/torch", **once},
         {"path": f"{home}/.cache/torch/hub", **once},
-        {
-            "path": _checkpoints_link(user),
-            "state": "link",
-            "target": _checkpoints(wishes),
-            "owner": name,
-            "group": user["group"],
-            "force": False,
-        },
+        {**link, "owner": name, "group": user["group"], "force": _is_link_of_another_root(wishes, user)},
     ]
 
 
+def _unless_a_link(user: dict[str, Any], entry: dict[str, Any]) -> Entries:
+    """A link to a larger disk is its user's own doing, and nothing that root should follow to set rights there."""
+    path = entry["path"].removeprefix(user["home"] + "/")
+    return [] if path in user.get("home_links", {}) else [entry]
+
+
+def _is_link_of_another_root(wishes: dict[str, Any], user: dict[str, Any]) -> bool:
+    """Whether the user's checkpoints lead to where the cache was before its root was changed; else they are theirs."""
+    target = str(user.get("home_links", {}).get(".cache/torch/hub/checkpoints", ""))
+    return target.endswith("/" + _CHECKPOINTS) and target != _checkpoints(wishes)
+
+
 def _checkpoints(wishes: dict[str, Any]) -> str:
-    return f"{wishes['root']}/cache/torch/checkpoints"
+    return f"{wishes['root']}/{_CHECKPOINTS}"
 
 
 def _checkpoints_link(user: dict[str, Any]) -> str:
@@ -180,8 +238,7 @@ def _secret(secret: dict[str, Any], user: dict[str, Any]) -> Entries:
         above = parent.rpartition("/")[0]
         found.append({"path": above, "state": "directory", **theirs, "mode": "0700", "force": False})
     if secret["name"] != "hf_token":  # whose directory every user has
-        found.append(
-            {"path": parent, "state": "directory", **theirs, "mode": "0700", "access_acl": "", "default_acl": ""}
-        )
+        closed = {"state": "directory", **theirs, "mode": "0700", "access_acl": "", "default_acl": ""}
+        found += _unless_a_link(user, {"path": parent, **closed})
     found.append({"path": path, "state": "file", **theirs, "mode": "0600", "content": content, "secret": True})
     return found

@@ -24,6 +24,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     UV_BYTES,
     Channel,
 )
+from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
 from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems
 
 Facts = dict[str, Any]
@@ -52,6 +53,12 @@ WISHES: dict[str, tuple[str, Any]] = {
     "cache_root": ("ml_cache_root", "/srv/ml"),
     "users": ("gpufleet_users", []),
     "group": ("gpufleet_group", "ml"),
+    "cache_mode": ("ml_cache_mode", "shared"),
+    "cache_owner": ("ml_cache_owner", ""),
+    "cache_projects": ("ml_cache_projects", ["torch_starter"]),
+    "cache_secrets": ("ml_cache_secrets", []),
+    "cache_uv_mode": ("ml_cache_uv_mode", "per_user"),
+    "cache_uv_trust_group": ("ml_cache_uv_trust_group", False),
     "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
     "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
 }
@@ -102,6 +109,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_answers(draft)
     _check_accounts(draft)
     _check_paths(draft)
+    _check_cache(draft)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
     needs = _needs(draft, torch)
@@ -273,6 +281,16 @@ def _check_path(draft: _Draft, wish: str, path: str, found: Facts) -> None:
             wish,
             "set ml_cache_root to a path on ext4, XFS or btrfs, or leave gpufleet_users empty",
         )
+
+
+def _check_cache(draft: _Draft) -> None:
+    """Refuse now what ``ml_cache`` would refuse after the downloads; it says its own sentences."""
+    names = ("mode", "owner", "projects", "secrets", "uv_mode", "uv_trust_group")
+    wishes = {name: draft.wishes[f"cache_{name}"] for name in names}
+    root = draft.wishes["cache_root"]
+    wishes |= {"root": root, "users": draft.wishes["users"], "group": draft.wishes["group"]}
+    place = draft.facts["paths"].get(root) if isinstance(root, str) else None
+    draft.refusals += cache_refusals(wishes, draft.facts["users"], place)
 
 
 def _kind_in_words(kind: str) -> str:

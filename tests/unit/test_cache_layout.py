@@ -102,25 +102,66 @@ def test_keys_are_the_owners() -> None:
     [
         ({}, None),
         ({"mode": "single_user"}, None),
-        ({"users": ["gone"], "owner": ""}, 'Found no user "gone" on the host'),
-        ({"users": ["never-asked"]}, 'Found no user "never-asked" on the host'),
-        ({"root": "/"}, 'ml_cache_root "/" is no absolute path below the root'),
-        ({"root": "srv/ml"}, "is no absolute path"),
-        ({"root": "/srv/ml/"}, "is no absolute path"),
-        ({"root": "/srv/../etc"}, "is no absolute path"),
+        ({"mode": "single_user", "owner": ""}, None),
+        ({"users": ["gone"]}, None),  # the plan's own sentence
+        ({"root": "srv/ml"}, None),  # too
+        ({"root": "/"}, 'ml_cache_root "/" is no plain path below the root'),
+        ({"root": "/srv/ml/"}, "is no plain path"),
+        ({"root": "/srv/../etc"}, "is no plain path"),
+        ({"users": ["homeless"]}, 'Found no directory /home/homeless, the home of user "homeless"'),
+        ({"users": ["svc"]}, None),
+        ({"mode": "both"}, 'ml_cache_mode is "both": set it to shared or single_user'),
+        ({"projects": "torch_starter"}, "ml_cache_projects is no list of names"),
+        ({"secrets": [{"user": "bob", "name": "wandb", "content": "hush"}]}, "ml_cache_secrets is no list"),
+        ({"secrets": "hush"}, "ml_cache_secrets is no list"),
         ({"projects": ["a/b"]}, 'ml_cache_projects has "a/b"'),
         ({"projects": [".."]}, 'ml_cache_projects has ".."'),
-        ({"mode": "single_user", "owner": ""}, 'its owner "" is not in ml_cache_users'),
+        ({"mode": "single_user", "owner": "", "users": []}, 'its owner "" is not in ml_cache_users'),
+        ({"mode": "single_user", "owner": "svc"}, 'its owner "svc" is not in ml_cache_users'),
         ({"uv_mode": "shared"}, "set ml_cache_uv_trust_group to true"),
         ({"secrets": [{"user": "eve", "name": "env", "content": "x"}]}, 'has user "eve", who is not in ml_cache_users'),
         ({"secrets": [{"user": "bob", "name": "env", "content": "hush"}] * 2}, 'has env of user "bob" twice'),
     ],
 )
 def test_refusals(other: dict[str, Any], sentence: str | None) -> None:
-    found = cache_refusals(wishes(**other), USERS)
+    homeless = {**USERS["alice"], "home": "/home/homeless", "home_exists": False}
+    found = cache_refusals(wishes(**other), {**USERS, "homeless": homeless}, None)
     assert len(found) == (0 if sentence is None else 1), found
     assert (sentence or "") in "".join(found)
     assert "hush" not in "".join(found)
+
+
+@pytest.mark.parametrize(
+    ("ancestor", "kind", "refused"),
+    [
+        ("/data/ml", "directory", False),
+        ("/data", "directory", False),
+        ("/", "directory", True),
+        ("/data", "file", False),  # which the plan refuses itself
+    ],
+)
+def test_parent_of_the_root(ancestor: str, kind: str, refused: bool) -> None:
+    found = cache_refusals(wishes(root="/data/ml"), USERS, {"ancestor": ancestor, "ancestor_kind": kind})
+    assert [sentence for sentence in found if "Found no directory /data, in which" in sentence] == found
+    assert bool(found) == refused
+
+
+@pytest.mark.parametrize(
+    ("links", "made", "retargeted"),
+    [
+        ({}, True, False),
+        ({".cache/huggingface": "/big/alice"}, False, False),
+        ({".cache/torch/hub/checkpoints": "/old/ml/cache/torch/checkpoints"}, True, True),
+        ({".cache/torch/hub/checkpoints": "/srv/ml/cache/torch/checkpoints"}, True, False),
+        ({".cache/torch/hub/checkpoints": "/big/alice/nets"}, True, False),
+    ],
+)
+def test_links_in_a_home(links: dict[str, str], made: bool, retargeted: bool) -> None:
+    """What a user led to another disk is left alone; what this role linked follows a changed root."""
+    users = {**USERS, "alice": {**USERS["alice"], "home_links": links}}
+    found = {entry["path"]: entry for entry in cache_entries(wishes(users=["alice"]), users)}
+    assert ("/home/alice/.cache/huggingface" in found) == made
+    assert found["/home/alice/.cache/torch/hub/checkpoints"]["force"] == retargeted
 
 
 def test_absent() -> None:

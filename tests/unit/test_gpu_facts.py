@@ -533,10 +533,12 @@ def test_accounts(tree: Tree) -> None:
     tree.file("etc/passwd", "root:x:0:0::/root:/bin/sh\nalice:x:1000:1000:A:/home/alice:/bin/bash\nbroken line\n")
     tree.file("etc/group", "root:x:0:\nalice:x:1000:\nml:x:900:alice,bob\nodd:x:nan:\n")
     facts = tree.look(users=["alice", "bob"], groups=["ml", "odd", "none"])
-    assert facts["users"] == {
-        "alice": {"uid": 1000, "gid": 1000, "group": "alice", "home": "/home/alice", "groups": ["alice", "ml"]},
-        "bob": None,
-    }
+    alice = {"uid": 1000, "gid": 1000, "group": "alice", "home": "/home/alice", "groups": ["alice", "ml"]}
+    assert facts["users"] == {"alice": {**alice, "home_exists": False, "home_links": {}}, "bob": None}
+    tree.link("home/alice/.cache/huggingface", "/big/alice")
+    tree.folder("home/alice/.kaggle")
+    made = tree.look(users=["alice"])["users"]["alice"]
+    assert (made["home_exists"], made["home_links"]) == (True, {".cache/huggingface": "/big/alice"})
     assert facts["groups"] == {"ml": {"gid": 900, "members": ["alice", "bob"]}, "odd": None, "none": None}
 
 

@@ -24,7 +24,7 @@ PATHS = ("/srv/ml", "/opt/uv", "/opt/uv/venv", "/opt/uv/cache", "/usr/local/bin/
 
 
 def place(kind: str = "none", **fields: Any) -> dict[str, Any]:
-    found = {"kind": kind, "ancestor": "/", "ancestor_kind": "directory", "mount": "/", "filesystem": "ext4"}
+    found = {"kind": kind, "ancestor": "/srv", "ancestor_kind": "directory", "mount": "/", "filesystem": "ext4"}
     return {**found, "read_only": False, "noexec": False, "free_bytes": 100 * GB, "acl": True, **fields}
 
 
@@ -287,6 +287,14 @@ def test_what_env_profile_would_refuse_is_refused_before_the_downloads() -> None
     assert "CUDA_VISIBLE_DEVICES" in sentence
     (sentence,) = make_plan(host(), {"overrides": ["OMP_NUM_THREADS=3"]})["refusals"]
     assert "env_profile_overrides" in sentence
+
+
+def test_the_caches_own_refusals_come_before_any_change() -> None:
+    wishes = {"users": ["alice"], "cache_mode": "single_user", "cache_owner": "carol", "cache_projects": ["a/b"]}
+    sentences = make_plan(host(users__alice={"home": "/home/alice", "home_exists": False}), wishes)["refusals"]
+    for part in ("/home/alice, the home of", 'ml_cache_projects has "a/b"', 'its owner "carol"'):
+        assert [sentence for sentence in sentences if part in sentence], part
+    assert len(sentences) == 3
 
 
 def every_refusal() -> list[str]:

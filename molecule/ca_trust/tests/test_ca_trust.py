@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,13 @@ while len(done) < 2:
             pass
 print("trusted")
 """
+Again = Callable[..., Any]
 DIRECTORY = "/usr/local/share/ca-certificates"
 
 
 def handshake(host: Any) -> str:
     result = host.run("python3 -c %s", HANDSHAKE)
     return str((result.stdout + result.stderr).strip().splitlines()[-1])
-
-
-def trial(tmp_path: Path, wishes: dict[str, Any]) -> str:
-    """Run the role with other wishes, as a user of the collection would; gives what Ansible printed."""
-    variables = tmp_path / "wishes.json"
-    variables.write_text(json.dumps(wishes))
-    play = Path(__file__).resolve().parents[1] / "trial.yml"
-    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-e", f"@{variables}", str(play)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout + result.stderr
 
 
 def test_server_of_the_site_is_trusted(host: Any) -> None:
@@ -58,32 +48,32 @@ def test_authority_that_left_the_list_is_not(host: Any) -> None:
     assert "Old test authority" not in subjects
 
 
-def test_key_is_refused_by_name(host: Any, tmp_path: Path) -> None:
+def test_key_is_refused_by_name(host: Any, again: Again) -> None:
     key = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "site.key"
-    said = trial(tmp_path, {"ca_trust_certificates": [str(key)]})
+    said = again(ca_trust_certificates=[str(key)]).sentence
     assert f"ca_trust_certificates: {key} holds a private key" in said
     assert "BEGIN" not in said
     assert host.run(f"ls {DIRECTORY}").stdout.split() == ["gpufleet-site.crt"]
 
 
-def test_run_that_was_cut_off_is_finished_by_the_next(host: Any, tmp_path: Path) -> None:
+def test_run_that_was_cut_off_is_finished_by_the_next(host: Any, again: Again) -> None:
     """The file is there, the store was not made of it: files alone would say that all is well."""
-    site = str(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "site.pem")
     file = f"{DIRECTORY}/gpufleet-site.crt"
     away = f"mv {file} /root/ && update-ca-certificates --fresh && mv /root/gpufleet-site.crt {DIRECTORY}/"
     assert host.run(f"{away} && touch /var/lib/gpufleet/pending/ca_trust").rc == 0
     assert "CERTIFICATE_VERIFY_FAILED" in handshake(host)
-    trial(tmp_path, {"ca_trust_certificates": [site]})
+    ran = again()
+    assert ran.ok, ran.sentence
     assert handshake(host) == "trusted"
-    assert "changed=0" in trial(tmp_path, {"ca_trust_certificates": [site]})
+    assert again().changed == 0
 
 
-def test_absent(host: Any, tmp_path: Path) -> None:
+def test_absent(host: Any, again: Again) -> None:
     """Last: what somebody else put there stays."""
     assert host.run(f"cp /root/mirror.pem {DIRECTORY}/theirs.crt").rc == 0
-    assert "failed=0" in trial(tmp_path, {"ca_trust_state": "absent"})
+    assert again(ca_trust_state="absent").ok
     assert host.run(f"ls {DIRECTORY}").stdout.split() == ["theirs.crt"]
-    assert "changed=0" in trial(tmp_path, {"ca_trust_state": "absent"})
+    assert again(ca_trust_state="absent").changed == 0
     assert "gpufleet" not in host.run("ls /etc/ssl/certs").stdout
     assert host.run(f"rm {DIRECTORY}/theirs.crt && update-ca-certificates --fresh").rc == 0
     assert "CERTIFICATE_VERIFY_FAILED" in handshake(host)

@@ -6,12 +6,15 @@ import json
 import os
 import shlex
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 ROOT = "/srv/ml"
+HUB = f"{ROOT}/cache/huggingface/hub"
+Again = Callable[..., Any]
 SHARED = [
     f"{ROOT}/cache/huggingface/hub",
     f"{ROOT}/cache/huggingface/datasets",
@@ -49,15 +52,6 @@ print(open(link).read())
 def as_user(host: Any, user: str, command: str, umask: str = "022") -> Any:
     """Run a command as that user after a login, with that umask."""
     return host.run("su - %s -c %s", user, f"umask {umask}; {command}")
-
-
-def trial(tmp_path: Path, wishes: dict[str, Any], check: bool = False) -> subprocess.CompletedProcess[str]:
-    """Run the role with other wishes, as a user of the collection would."""
-    variables = tmp_path / "wishes.json"
-    variables.write_text(json.dumps(wishes))
-    play = Path(__file__).resolve().parents[1] / "trial.yml"
-    command = ["ansible-playbook", "-i", os.environ["MOLECULE_INVENTORY_FILE"], "-e", f"@{variables}", str(play)]
-    return subprocess.run(command + ["--check"] * check, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize("umask", ["022", "077", "002"])
@@ -168,80 +162,144 @@ def test_cleaning(host: Any) -> None:
     assert sorted(host.run(f"ls {hub}").stdout.split()) == ["blob", "new.incomplete"]
 
 
+@pytest.mark.parametrize("user", ["alice", "bob"])
+def test_warmed_model_is_the_members(host: Any, user: str) -> None:
+    model = f"{HUB}/models--org--normal"
+    read = as_user(host, user, f"cat {model}/snapshots/abc/weights")
+    assert read.stdout == "None /etc/ssl/certs/ca-certificates.crt\n", read.stderr
+    written = as_user(
+        host, user, f"for f in {model}/refs/main {model}/blobs/blob; do true >> $f; done; touch {model}/x"
+    )
+    assert (written.rc, written.stderr) == (0, "")
+    assert as_user(host, user, f"rm {model}/x").rc == 0
+    assert host.run(f"find {model} -user root").stdout == ""
+
+
+def test_warming_does_not_follow_what_a_member_planted(host: Any, again: Again) -> None:
+    planted = f"{HUB}/models--org--planted/refs/main"
+    assert host.run("echo precious > /root/secret").rc == 0
+    assert as_user(host, "alice", f"mkdir -p {Path(planted).parent} && ln -s /root/secret {planted}").rc == 0
+    models = [{"repo_id": "org/planted"}, {"repo_id": "org/mirrored"}]
+    overrides = {"HF_ENDPOINT": "https://hub.site.example"}
+    ran = again(ml_cache_warm_models=models, env_profile_overrides=overrides)
+    assert not ran.ok
+    assert ran.sentence == (
+        f"Found the link {planted} of user alice, which leads out of the cache to /root/secret, so org/planted is not "
+        "downloaded: ask that user what it is for, remove it, and run again."
+    )
+    assert host.file("/root/secret").content_string == "precious\n"
+    other = as_user(host, "bob", f"cat {HUB}/models--org--mirrored/snapshots/abc/weights").stdout
+    assert other.startswith("https://hub.site.example "), "the other model is downloaded all the same, from the mirror"
+    assert host.run(f"rm -r {HUB}/models--org--planted").rc == 0
+
+
+def test_check_mode_announces_the_models_of_a_host_without_an_environment(host: Any, again: Again) -> None:
+    """Another role would have made it by then."""
+    assert not host.file("/opt/nowhere").exists
+    announced = again("--check", ml_cache_venv_path="/opt/nowhere")
+    assert (announced.ok, announced.changed) == (True, 1), announced.sentence
+
+
 @pytest.mark.parametrize(
-    ("wishes", "sentence"),
+    ("wishes", "sentences"),
     [
-        ({"ml_cache_users": ["alice", "nobody-here"]}, "Found no user 'nobody-here' on the host"),
-        ({"ml_cache_root": "/etc/hostname"}, "Found a file at /etc/hostname, where a directory belongs"),
-        ({"ml_cache_root": "/run/ramfs/ml"}, "Found no POSIX ACLs on /run/ramfs (ramfs)"),
+        (
+            {"ml_cache_users": ["alice", "bob", "nobody-here"], "ml_cache_root": "/etc/hostname"},
+            ["Found no user 'nobody-here' on the host", "Found a file at /etc/hostname, where a directory belongs"],
+        ),
+        ({"ml_cache_root": "/run/ramfs/ml"}, ["Found no POSIX ACLs on /run/ramfs (ramfs)"]),
     ],
 )
-def test_refused_before_any_change(host: Any, tmp_path: Path, wishes: dict[str, Any], sentence: str) -> None:
-    """What only a host can show, in preflight's words; the role's own are in tests/unit/test_cache_layout.py."""
+def test_refused_before_any_change(host: Any, again: Again, wishes: dict[str, Any], sentences: list[str]) -> None:
+    """What only a host can show, in the plan's words; the others are in tests/unit/test_cache_layout.py."""
     if "ramfs" in str(wishes) and host.run("mkdir -p /run/ramfs && mount -t ramfs none /run/ramfs").rc != 0:
         pytest.skip("this machine does not let a test host mount")
-    before = host.run("find /srv /run/ramfs /home -printf '%p %m %u %g %i %T@\\n' 2>/dev/null; getent group").stdout
-    result = trial(tmp_path, {"ml_cache_users": ["alice", "bob"], **wishes})
-    assert result.returncode != 0
-    assert sentence in result.stdout + result.stderr
-    assert (
-        host.run("find /srv /run/ramfs /home -printf '%p %m %u %g %i %T@\\n' 2>/dev/null; getent group").stdout
-        == before
-    )
+    state = "find /srv /run/ramfs /home -printf '%p %m %u %g %i %T@\\n' 2>/dev/null; getent group"
+    before = host.run(state).stdout
+    ran = again(**wishes)
+    assert [sentence for sentence in sentences if sentence not in ran.sentence] == []
+    assert "hf_TestTokenOfAlice" not in str(ran)
+    assert host.run(state).stdout == before
 
 
 def test_no_secret_is_shown(tmp_path: Path, host: Any) -> None:
-    """Neither in a diff, nor with -vvv, nor by a wrong wish, nor in the host's log."""
+    """Neither in a diff, nor with -vvv, nor in the host's log."""
     secrets = [{"user": "alice", "name": "env", "content": "hush-hush-42"}]
-    for wishes in ({}, {"ml_cache_root": "/etc/hostname"}):
-        os.environ["ANSIBLE_VERBOSITY"] = "3"
-        try:
-            result = trial(tmp_path, {"ml_cache_users": ["alice"], "ml_cache_secrets": secrets, **wishes}, check=True)
-        finally:
-            del os.environ["ANSIBLE_VERBOSITY"]
-        assert "hush-hush" not in result.stdout + result.stderr
+    file = tmp_path / "wishes.json"
+    file.write_text(json.dumps({"ml_cache_secrets": secrets}))
+    play = Path(__file__).resolve().parents[1] / "converge.yml"
+    command = ["ansible-playbook", "--check", "--diff", "-vvv", "-i", os.environ["MOLECULE_INVENTORY_FILE"]]
+    result = subprocess.run([*command, "-e", f"@{file}", str(play)], capture_output=True, text=True, check=False)
+    assert "failed=0" in result.stdout, result.stderr
+    assert "hush-hush" not in result.stdout + result.stderr
     assert "hf_TestTokenOfAlice" not in host.run("journalctl --no-pager").stdout
 
 
-def test_single_user_is_the_guides_755(host: Any, tmp_path: Path) -> None:
-    """After a shared time, so that its ACLs have to go."""
-    wishes = {"ml_cache_users": ["alice", "bob"], "ml_cache_root": "/srv/one"}
+def test_single_user_is_the_guides_755(host: Any, again: Again) -> None:
+    """After a shared time, so that its ACLs have to go. What comes there and what is cleaned is the owner's."""
+    wishes: dict[str, Any] = {"ml_cache_root": "/srv/one", "ml_cache_secrets": []}
     hub = "/srv/one/cache/huggingface/hub"
-    assert trial(tmp_path, wishes).returncode == 0
+    refused = again(**wishes, ml_cache_venv_path="/opt/nowhere")
+    assert refused.sentence.startswith("Found no Python in ml_cache_venv_path /opt/nowhere, whose huggingface_hub")
     assert allowed(host, "bob", [f"touch {hub}/b"]) == [f"touch {hub}/b"]
-    wishes = {"ml_cache_users": ["alice"], "ml_cache_root": "/srv/one", "ml_cache_mode": "single_user"}
-    assert trial(tmp_path, wishes).returncode == 0
+    wishes |= {"ml_cache_users": ["alice"], "ml_cache_mode": "single_user"}
+    ran = again(**wishes)
+    assert ran.ok, ran.sentence
     directory = host.file(hub)
     assert (directory.user, directory.group, directory.mode) == ("alice", "alice", 0o755)
+    assert host.file(f"{hub}/models--org--normal/blobs/blob").user == "alice"
     writes = [f"touch {hub}/new && rm {hub}/new"]
-    assert allowed(host, "alice", writes) == writes
+    assert allowed(host, "alice", [*writes, f"touch -d '3 days ago' {hub}/old.incomplete"])[:1] == writes
     assert allowed(host, "bob", [*writes, f"rm -f {hub}/b"]) == []
-    again = trial(tmp_path, wishes)
-    assert "changed=0" in again.stdout, again.stdout
+    assert host.run("systemctl start gpufleet-cache-clean.service").rc == 0
+    assert not host.file(f"{hub}/old.incomplete").exists
 
 
-def test_closed_team(host: Any, tmp_path: Path) -> None:
-    wishes = {"ml_cache_users": ["alice", "bob"], "ml_cache_others": "none", "ml_cache_root": "/srv/closed"}
-    assert trial(tmp_path, wishes).returncode == 0
+def test_closed_team(host: Any, again: Again) -> None:
+    """Under another root, where the users' checkpoints go along; and a member has linked models to another disk."""
+    theirs = "~/.cache/huggingface"
+    away = f"mkdir -p ~/big && mv {theirs}/* ~/big/ && rmdir {theirs} && ln -s ~/big {theirs}"
+    assert as_user(host, "alice", away).rc == 0
+    ran = again(ml_cache_others="none", ml_cache_root="/srv/closed")
+    assert ran.ok, ran.sentence
     assert as_user(host, "alice", "echo x > /srv/closed/data/torch_starter/f").rc == 0
     assert as_user(host, "bob", "cat /srv/closed/data/torch_starter/f").stdout == "x\n"
+    assert as_user(host, "bob", "cat /srv/closed/cache/huggingface/hub/models--org--normal/refs/main").stdout == "abc"
     assert as_user(host, "carol", "ls /srv/closed").rc != 0
+    assert (
+        as_user(host, "bob", "readlink ~/.cache/torch/hub/checkpoints").stdout
+        == "/srv/closed/cache/torch/checkpoints\n"
+    )
+    assert as_user(host, "alice", "readlink ~/.cache/huggingface; cat ~/big/token").stdout.split() == [
+        "/home/alice/big",
+        "hf_TestTokenOfAlice",
+    ]
 
 
-def test_absent_keeps_what_users_stored(host: Any, tmp_path: Path) -> None:
+def test_run_that_was_cut_off_is_finished_by_the_next(host: Any, again: Again) -> None:
+    """The units are there, the timer was not started: files alone would say that all is well."""
+    cut = "systemctl stop gpufleet-cache-clean.timer && touch /var/lib/gpufleet/pending/ml_cache"
+    assert host.run(cut).rc == 0
+    ran = again()
+    assert ran.ok, ran.sentence
+    assert host.run("systemctl is-active gpufleet-cache-clean.timer").stdout == "active\n"
+    assert not host.file("/var/lib/gpufleet/pending/ml_cache").exists
+
+
+def test_absent_keeps_what_users_stored(host: Any, again: Again) -> None:
     """Last, because it takes the keys away that the others look at."""
     secrets = [{"user": user, "name": name, "content": "x"} for user, name in (("alice", "hf_token"), ("bob", "env"))]
-    away = {"ml_cache_users": ["alice", "bob"], "ml_cache_state": "absent", "ml_cache_secrets": secrets}
+    away = {"ml_cache_state": "absent", "ml_cache_secrets": secrets}
     assert as_user(host, "alice", f"echo work > {ROOT}/data/torch_starter/work").rc == 0
-    assert trial(tmp_path, away).returncode == 0
+    assert again(**away).ok
     assert host.file(f"{ROOT}/data/torch_starter/work").exists
     assert not host.file("/home/alice/.cache/huggingface/token").exists
     assert host.file("/home/alice/.kaggle/kaggle.json").exists  # it was not in the list
     assert host.run("systemctl is-active gpufleet-cache-clean.timer").stdout != "active\n"
     assert host.run("ls /etc/systemd/system/*/gpufleet* /etc/systemd/system/gpufleet*").stdout == ""
-    assert "changed=0" in trial(tmp_path, away).stdout
-    everything = trial(tmp_path, {**away, "ml_cache_remove_data": True})
-    assert everything.returncode == 0, everything.stdout
+    assert again(**away).changed == 0
+    everything = again(**away, ml_cache_remove_data=True)
+    assert everything.ok, everything.sentence
     assert not host.file(ROOT).exists
     made = as_user(host, "alice", "cd ~/.cache/torch/hub && mkdir checkpoints && rmdir checkpoints")
     assert made.rc == 0, "a dangling link stayed"
