@@ -79,10 +79,10 @@ def test_a_package_removed_by_hand_comes_back(host: Any, again: Callable[..., An
 
 
 def test_a_run_that_was_killed_is_repaired(host: Any, again: Callable[..., Any]) -> None:
-    host.check_output("touch /opt/uv/unfinished && rm -r /opt/uv/venv/lib/python3.12/site-packages/packaging")
+    host.check_output("touch /opt/uv/venv.unfinished && rm -r /opt/uv/venv/lib/python3.12/site-packages/packaging")
     assert again().ok
     assert host.run(f"{PYTHON} -c 'import packaging'").rc == 0
-    assert not host.file("/opt/uv/unfinished").exists
+    assert not host.file("/opt/uv/venv.unfinished").exists
 
 
 @pytest.mark.parametrize(
