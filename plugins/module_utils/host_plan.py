@@ -563,7 +563,9 @@ def _disk(draft: _Draft, needs: list[dict[str, Any]], ready: dict[str, bool]) ->
             }
         )
     for mount in dict.fromkeys(row["mount"] for row in rows):
-        _check_mount(draft, mount, ready["finished"], [row for row in rows if row["mount"] == mount and row["needed_bytes"]])
+        _check_mount(
+            draft, mount, ready["finished"], [row for row in rows if row["mount"] == mount and row["needed_bytes"]]
+        )
     return rows
 
 

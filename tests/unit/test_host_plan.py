@@ -431,7 +431,9 @@ def test_resources(cpu: dict[str, Any], gpus: int, threads: int, workers: int) -
     ],
 )
 def test_a_host_that_has_it_all_needs_nothing(installed: str | None, wishes: dict[str, Any], ready: bool) -> None:
-    facts = host(venv__python="3.12.16", venv__torch=installed, uv__version="0.13.0", paths=everywhere(free_bytes=90 * GB))
+    facts = host(
+        venv__python="3.12.16", venv__torch=installed, uv__version="0.13.0", paths=everywhere(free_bytes=90 * GB)
+    )
     plan = make_plan(facts, wishes)
     assert (plan["downloads"] == []) is ready
     assert (plan["changes"] == []) is ready
