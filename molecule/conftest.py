@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,26 +47,55 @@ class Run:
         return "\n".join(said) or self.stderr
 
 
+def _playbook(*arguments: str, playbook: str = "converge.yml", **wishes: Any) -> list[str]:
+    return [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        "--inventory",
+        os.environ["MOLECULE_INVENTORY_FILE"],
+        "--extra-vars",
+        json.dumps(wishes),
+        *arguments,
+        str(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"]) / playbook),
+    ]
+
+
+def _environment(callback: str) -> dict[str, str]:
+    return os.environ | {
+        "ANSIBLE_CONFIG": str(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "ansible.cfg"),
+        "ANSIBLE_STDOUT_CALLBACK": callback,
+        "ANSIBLE_FORCE_COLOR": "0",
+    }
+
+
+@pytest.fixture
+def killed() -> Callable[..., None]:
+    """Start the scenario's converge.yml and kill it, with what it runs, when the named task begins."""
+
+    def run(task: str, **wishes: Any) -> None:
+        started = subprocess.Popen(
+            _playbook(**wishes),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=_environment("ansible.builtin.default") | {"PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+        assert started.stdout is not None
+        try:
+            assert any(task in line for line in started.stdout if line.startswith("TASK")), f"no task {task!r} began"
+        finally:
+            os.killpg(started.pid, signal.SIGKILL)
+            started.wait()
+
+    return run
+
+
 @pytest.fixture
 def again() -> Callable[..., Run]:
     """Run the scenario's converge.yml on its hosts again: ``again("--check", uv_python_groups=[])``."""
-    scenario = Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"])
 
     def run(*arguments: str, playbook: str = "converge.yml", **wishes: Any) -> Run:
-        command = [
-            str(Path(sys.executable).parent / "ansible-playbook"),
-            "--inventory",
-            os.environ["MOLECULE_INVENTORY_FILE"],
-            "--extra-vars",
-            json.dumps(wishes),
-            *arguments,
-            str(scenario / playbook),
-        ]
-        environment = os.environ | {
-            "ANSIBLE_CONFIG": str(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "ansible.cfg"),
-            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-            "ANSIBLE_FORCE_COLOR": "0",
-        }
+        command = _playbook(*arguments, playbook=playbook, **wishes)
+        environment = _environment("ansible.posix.json")
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         start = done.stdout.find("{")
         return Run(json.loads(done.stdout[start:]) if start >= 0 else {}, done.stdout[:start] + done.stderr)

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+# What a server says that answers GET only.
+_NO_HEAD = (405, 501)
+
 
 def look_at_addresses(addresses: dict[str, str], certificates: list[str], timeout: float = 10.0) -> dict[str, Any]:
     """Return {name: {``status``, ``error``}}, all asked at once; the addresses stay out, as one may hold a password.
@@ -43,7 +46,13 @@ def _ask(address: str, context: ssl.SSLContext, timeout: float) -> dict[str, Any
     if address.startswith("file://"):
         there = Path(unquote(urlsplit(address).path)).exists()
         return {"status": 200 if there else 404, "error": None}
-    request = _request(address)
+    answer = _answer(_request(address, "HEAD"), context, timeout)
+    if answer["status"] in _NO_HEAD:
+        answer = _answer(_request(address, "GET"), context, timeout)
+    return answer
+
+
+def _answer(request: urllib.request.Request, context: ssl.SSLContext, timeout: float) -> dict[str, Any]:
     handler = urllib.request.HTTPSHandler(context=context)
     try:
         with urllib.request.build_opener(handler).open(request, timeout=timeout) as reply:
@@ -54,12 +63,12 @@ def _ask(address: str, context: ssl.SSLContext, timeout: float) -> dict[str, Any
         return {"status": None, "error": _in_words(error)}
 
 
-def _request(address: str) -> urllib.request.Request:
+def _request(address: str, method: str) -> urllib.request.Request:
     """Return the request; urllib would take a user and password in the address for a part of the host's name."""
     parts = urlsplit(address)
     account, at, host = parts.netloc.rpartition("@")
     plain = urlunsplit(parts._replace(netloc=host))
-    request = urllib.request.Request(plain, method="HEAD")  # noqa: S310 # the plan refuses other schemes
+    request = urllib.request.Request(plain, method=method)  # noqa: S310 # the plan refuses other schemes
     if at:
         request.add_header("Authorization", "Basic " + b64encode(unquote(account).encode()).decode())
     return request

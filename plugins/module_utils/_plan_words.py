@@ -14,10 +14,7 @@ def describe(facts: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         *[("GPU", line) for line in _gpus(facts)],
         ("driver", _driver(facts)),
         ("torch", _torch(plan["torch"])),
-        (
-            "threads",
-            f"{plan['resources']['threads']} a GPU, {plan['resources']['dataloader_workers']} data-loader workers",
-        ),
+        ("threads", _threads(plan["resources"])),
         *[("download", f"{item['what']}: {size(item['bytes'])}") for item in plan["downloads"]],
         *[("disk", line) for line in _disk(plan["disk"])],
         *[("to do", change) for change in plan["changes"]],

@@ -1,6 +1,7 @@
 """The torch channels: which wheels each brings, and which GPUs and drivers run them.
 
-Versions, CUDA, driver floors and download sizes were measured or read on 2026-11-22; docs/decisions has the sources.
+Versions, CUDA, driver floors and download sizes were measured, or read in the wheels' metadata and NVIDIA's
+release notes, on 2026-11-22.
 Sizes are bytes of the guide's core set (torch, transformers, datasets and the rest) per machine architecture.
 Unpacked, only cu13 on x86_64 was measured (5.8 GB); the others are its ratio of unpacked to download.
 """

@@ -22,7 +22,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils.env_catalog import (
 
 WISH_PROFILES = "env_profile_profiles"
 WISH_OVERRIDES = "env_profile_overrides"
-WISH_INSECURE = "env_profile_allow_insecure_endpoints"
+WISH_INSECURE = "gpufleet_allow_insecure_endpoints"
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 PLACEHOLDER = re.compile(r"<([a-z_]+)>")
@@ -31,6 +31,7 @@ RESERVED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "SHELL", "PWD", "IFS", 
 SECRET = re.compile(r"(^|_)(TOKEN|PASSWORD|PASSWD|SECRET|KEY|CREDENTIALS)$")
 # A character that bash, systemd, docker and compose do not read alike, so no file could hold it for all of them.
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\"'`\\$]")
+PASSWORD = re.compile(r"(?<=://)[^/@]*@")
 INSECURE = re.compile(r"\bhttp://", re.IGNORECASE)
 PROXY = re.compile(r"(http|https|all|no|ftp)_proxy", re.IGNORECASE)
 
@@ -139,6 +140,11 @@ def endpoint_problem(wish: str, value: str, insecure: bool) -> str | None:
     )
 
 
+def without_password(text: str) -> str:
+    """Return an address as it may be printed."""
+    return PASSWORD.sub("***@", text)
+
+
 def _unknown_profiles(names: Sequence[str]) -> list[str]:
     return [
         f"{WISH_PROFILES} names {name!r}, which is no profile; use one or more of {', '.join(PROFILES)}."
@@ -205,6 +211,11 @@ def _value_problems(where: str, name: str, wish: Any, insecure: bool) -> list[st
     if not isinstance(wish, (str, int, float)):
         return [f"{where} is a {type(wish).__name__}; give text or a number, or null to leave it unset."]
     value = _text(wish)
+    if PASSWORD.search(value):
+        return [
+            f"{where} is {without_password(value)!r}, with a name or password that every user could read; take it out "
+            "and put it into the user's own netrc file or 0600 environment file (the role ml_cache does)."
+        ]
     variable = BY_NAME.get(name)
     if variable is not None and variable.pattern and not re.fullmatch(variable.pattern, value):
         return [f"{where} is {value!r}; give {variable.hint}."]

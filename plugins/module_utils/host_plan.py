@@ -25,17 +25,20 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     Channel,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
-from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems
+from ansible_collections.gpufleet.host.plugins.module_utils.env_catalog import PROFILES
+from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems, without_password
 
 Facts = dict[str, Any]
 Wishes = dict[str, Any]
 Plan = dict[str, Any]
 
-PROFILES = ("seed", "training", "inference", "notebook", "debug", "reproducible", "offline")
 _PYTHON = "3.12"
 
 # wish -> (the user's variable, default)
 WISHES: dict[str, tuple[str, Any]] = {
+    "uv_python_state": ("uv_python_state", "present"),
+    "env_profile_state": ("env_profile_state", "present"),
+    "ml_cache_state": ("ml_cache_state", "present"),
     "channel": ("uv_python_torch_channel", "auto"),
     "groups": ("uv_python_groups", []),
     "python_version": ("uv_python_version", _PYTHON),
@@ -44,6 +47,10 @@ WISHES: dict[str, tuple[str, Any]] = {
     "uv_cache_path": ("uv_python_cache_path", "/opt/uv/cache"),
     "link_mode": ("uv_python_link_mode", "clone"),
     "uv_path": ("uv_python_uv_path", "/usr/local/bin/uv"),
+    "uv_version": ("uv_python_uv_version", "0.13.0"),
+    "uv_file": ("uv_python_uv_file", ""),
+    "uv_file_checksum": ("uv_python_uv_file_checksum", ""),
+    "locks_path": ("uv_python_locks_path", ""),
     "index_url": ("uv_python_index_url", ""),
     "cpu_index_url": ("uv_python_cpu_index_url", ""),
     "install_mirror": ("uv_python_install_mirror", ""),
@@ -62,9 +69,15 @@ WISHES: dict[str, tuple[str, Any]] = {
     "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
     "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
 }
+# The variable that a remedy names where several roles follow one; moving a single role would leave the others behind.
+_FOLLOWED = {"venv_path": "gpufleet_venv_path", "cache_root": "gpufleet_cache_root"}
+# Wishes that only this role reads although their name is the collection's. Others belong to the role they begin with.
+_ML_CACHE = ("users", "group")
+# The key of ``refusals_of`` for what stops every role.
+HOST = "host"
 _DIRECTORIES = ("uv_prefix", "venv_path", "uv_cache_path", "cache_root")
 _ENDPOINTS = ("index_url", "cpu_index_url", "install_mirror", "downloads_json_url")
-_KNOWN: dict[str, tuple[str, ...]] = {"groups": tuple(GROUPS), "profiles": PROFILES}
+_KNOWN: dict[str, tuple[str, ...]] = {"groups": tuple(GROUPS), "profiles": tuple(PROFILES)}
 
 
 class _Draft:
@@ -73,20 +86,44 @@ class _Draft:
     def __init__(self, facts: Facts, wishes: Wishes) -> None:
         self.facts = facts
         self.wishes = {name: wishes.get(name, default) for name, (_variable, default) in WISHES.items()}
-        self.refusals: list[str] = []
+        self.refusals_of: dict[str, list[str]] = {HOST: [], "uv_python": [], "env_profile": [], "ml_cache": []}
         self.warnings: list[str] = []
 
     def wished(self, name: str) -> str:
         """Return a wish as the user would write it, but for a password in an address."""
         return f"{WISHES[name][0]}={without_password(str(self.wishes[name]))}"
 
+    @property
+    def refusals(self) -> list[str]:
+        """Every sentence once, also where it stops two roles."""
+        return list(dict.fromkeys(sentence for some in self.refusals_of.values() for sentence in some))
+
     def refuse(self, found: str, wish: str, remedy: str) -> None:
-        self.refusals.append(f"{found}; wished is {self.wished(wish)}; {remedy}.")
+        """Refuse for the role that the wish belongs to."""
+        self.refuse_for(_role_of(wish), f"{found}; wished is {self.wished(wish)}; {remedy}.")
+
+    def refuse_for(self, role: str, *sentences: str) -> None:
+        """Refuse in words of their own; a role that is to be absent is never refused."""
+        if role == HOST or not self.absent(role):
+            self.refusals_of[role] += sentences
+
+    def absent(self, role: str) -> bool:
+        """Whether the user wishes the role away."""
+        return bool(self.wishes[f"{role}_state"] == "absent")
 
     @property
     def gpus(self) -> list[Facts]:
         """The GPUs that are this host's own; one bound to vfio-pci belongs to a virtual machine."""
         return [gpu for gpu in self.facts["gpus"] if gpu["kernel_driver"] != "vfio-pci"]
+
+
+def _role_of(wish: str) -> str:
+    role = "ml_cache" if wish in _ML_CACHE else WISHES[wish][0]
+    return next((name for name in ("uv_python", "env_profile", "ml_cache") if role.startswith(name)), HOST)
+
+
+def _movable(wish: str) -> str:
+    return _FOLLOWED.get(wish, WISHES[wish][0])
 
 
 def make_plan(facts: Facts, wishes: Wishes) -> Plan:
@@ -107,23 +144,29 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_names(draft)
     _check_endpoints(draft)
     _check_answers(draft)
+    _check_uv_file(draft)
     _check_accounts(draft)
     _check_paths(draft)
     _check_cache(draft)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
-    needs = _needs(draft, torch)
-    disk = _disk(draft, needs)
+    ready = _ready(draft, torch)
+    needs = [] if draft.absent("uv_python") else _needs(draft, torch, ready)
+    disk = _disk(draft, needs, ready)
     _warn(draft)
     resources = _resources(draft)
     _check_environment(draft, resources)
     plan = {
         "refusals": draft.refusals,
+        "refusals_of": draft.refusals_of,
         "warnings": draft.warnings,
         "skipped": _skipped(draft),
         "gpu": _gpu(draft),
         "torch": torch,
         "resources": resources,
+        "ready": ready,
+        "reboot_pending": _reboot_pending(draft),
+        "allow_insecure_endpoints": bool(draft.wishes["allow_insecure_endpoints"]),
         "profiles": draft.wishes["profiles"],
         "overrides": draft.wishes["overrides"],
         "disk": disk,
@@ -183,6 +226,15 @@ def _listed(draft: _Draft, wish: str) -> list[str]:
     return []
 
 
+def _check_uv_file(draft: _Draft) -> None:
+    if draft.wishes["uv_file"] and not re.fullmatch(r"[0-9a-f]{64}", str(draft.wishes["uv_file_checksum"])):
+        draft.refuse(
+            "Found no SHA-256 of the uv to push",
+            "uv_file",
+            "set uv_python_uv_file_checksum to the 64 hexadecimal digits of `sha256sum`, or leave the file out",
+        )
+
+
 def _check_endpoints(draft: _Draft) -> None:
     for wish in _ENDPOINTS:
         address = str(draft.wishes[wish] or "")
@@ -211,12 +263,9 @@ def _check_environment(draft: _Draft, resources: Facts) -> None:
         draft.refuse("Found something that is no mapping", "overrides", "write NAME: value, a line each")
     elif set(profiles) <= set(PROFILES):
         options = {"allow_insecure_endpoints": bool(draft.wishes["allow_insecure_endpoints"])}
-        draft.refusals += problems({"resources": resources}, profiles, overrides, options)
-
-
-def without_password(text: str) -> str:
-    """Return an address as it may be printed."""
-    return re.sub(r"(?<=://)[^/@]*@", "***@", text)
+        sentences = problems({"resources": resources}, profiles, overrides, options)
+        for role in ("env_profile", "uv_python"):  # both write values of the catalogue
+            draft.refuse_for(role, *sentences)
 
 
 def _check_answers(draft: _Draft) -> None:
@@ -256,7 +305,8 @@ def _check_paths(draft: _Draft) -> None:
 
 def _check_path(draft: _Draft, wish: str, path: str, found: Facts) -> None:
     allowed = ("none", "file") if wish == "uv_path" else ("none", "directory")
-    move = f"move it away or set {WISHES[wish][0]} to another path"
+    variable = _movable(wish)
+    move = f"move it away or set {variable} to another path"
     if found["kind"] not in allowed:
         draft.refuse(f"Found a {_kind_in_words(found['kind'])} at {path}, where a {allowed[1]} belongs", wish, move)
     elif found.get("ancestor_kind", "directory") != "directory" and found["kind"] == "none":
@@ -266,20 +316,20 @@ def _check_path(draft: _Draft, wish: str, path: str, found: Facts) -> None:
         draft.refuse(
             f"Found {path} on {found['mount']}, which is mounted read-only",
             wish,
-            f"mount it writable or set {WISHES[wish][0]} to another path",
+            f"mount it writable or set {variable} to another path",
         )
     elif found.get("noexec") and wish in ("uv_prefix", "venv_path", "uv_path"):
         draft.refuse(
             f"Found {path} on {found['mount']}, which is mounted noexec, so nothing there can run",
             wish,
-            f"mount it with exec or set {WISHES[wish][0]} to another path",
+            f"mount it with exec or set {variable} to another path",
         )
     if wish == "cache_root" and draft.wishes["users"] and found["acl"] is False:
         draft.refuse(
             f"Found no POSIX ACLs on {found['mount']} ({found['filesystem']}), "
             "without which users cannot share a cache",
             wish,
-            "set ml_cache_root to a path on ext4, XFS or btrfs, or leave gpufleet_users empty",
+            f"set {variable} to a path on ext4, XFS or btrfs, or leave gpufleet_users empty",
         )
 
 
@@ -290,7 +340,7 @@ def _check_cache(draft: _Draft) -> None:
     root = draft.wishes["cache_root"]
     wishes |= {"root": root, "users": draft.wishes["users"], "group": draft.wishes["group"]}
     place = draft.facts["paths"].get(root) if isinstance(root, str) else None
-    draft.refusals += cache_refusals(wishes, draft.facts["users"], place)
+    draft.refuse_for("ml_cache", *cache_refusals(wishes, draft.facts["users"], place))
 
 
 def _kind_in_words(kind: str) -> str:
@@ -350,12 +400,12 @@ def _choose_channel(draft: _Draft) -> tuple[Channel, str]:
 
 def _check_cpu_channel(draft: _Draft) -> None:
     draft.warnings.append("uv_python_torch_channel=cpu is a preview: nobody has run it for real yet.")
-    if not draft.wishes["cpu_index_url"]:
+    if not (draft.wishes["locks_path"] and draft.wishes["cpu_index_url"]):
         draft.refuse(
-            "Found no index for torch's CPU wheels, which the default index does not have",
+            "Found no locks or no index for torch's CPU wheels, of which this collection has neither",
             "channel",
-            "set uv_python_cpu_index_url to an index that has them, or the channel to auto, "
-            "whose wheels compute on a CPU too",
+            "set uv_python_locks_path to a directory with a cpu/core.txt of your own and uv_python_cpu_index_url to an "
+            "index that has those wheels, or the channel to auto, whose wheels compute on a CPU too",
         )
     if draft.gpus:
         draft.warnings.append(f"uv_python_torch_channel=cpu leaves {len(draft.gpus)} GPU(s) unused.")
@@ -458,16 +508,32 @@ def _torch(draft: _Draft, channel: Channel, reason: str) -> dict[str, Any]:
 # --- disk ------------------------------------------------------------------------------------------------------------
 
 
-def _needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what has yet to be brought to the host: words, download, and the bytes it takes under each wish."""
+def _ready(draft: _Draft, torch: dict[str, Any]) -> dict[str, bool]:
+    """Return what is true on the host already. The role uv_python acts by the same words."""
     venv, uv = draft.facts["venv"], draft.facts["uv"]
+    mark = draft.facts["paths"].get(unfinished_path(str(draft.wishes["venv_path"]))) or {}
+    return {
+        "uv": uv["version"] == str(draft.wishes["uv_version"]),
+        "python": f"{venv['python']}.".startswith(f"{draft.wishes['python_version']}."),
+        "finished": mark.get("kind", "none") == "none",
+        "torch": _same_torch(venv.get("torch"), torch["torch"]),
+    }
+
+
+def unfinished_path(venv_path: str) -> str:
+    """Return the mark that stands while an environment is being changed; beside it, as it says so of no other."""
+    return f"{venv_path}.unfinished"
+
+
+def _needs(draft: _Draft, torch: dict[str, Any], ready: dict[str, bool]) -> list[dict[str, Any]]:
+    """Return what has yet to be brought to the host: words, download, and the bytes it takes under each wish."""
     needs: list[dict[str, Any]] = []
-    if uv["sha256"] is None:
+    if not ready["uv"]:
         needs.append(_need("uv", UV_BYTES[0], {"uv_path": UV_BYTES[1]}, f"install uv at {draft.wishes['uv_path']}"))
-    if venv["python"] is None:
+    if not ready["python"]:
         change = f"install Python {_PYTHON} below {draft.wishes['uv_prefix']}"
         needs.append(_need(f"Python {_PYTHON}", PYTHON_BYTES[0], {"uv_prefix": PYTHON_BYTES[1]}, change))
-    if venv["python"] is None or not _same_torch(venv.get("torch"), torch["torch"]):
+    if not all(ready[part] for part in ("python", "finished", "torch")):
         change = f"make {draft.wishes['venv_path']} with torch {torch['torch']} of {torch['channel']} and its stacks"
         what = f"torch {torch['torch']} and the stacks around it ({torch['channel']})"
         needs.append(_need(what, torch["download_bytes"], _torch_takes(draft, torch["unpacked_bytes"]), change))
@@ -496,7 +562,7 @@ def _same_torch(installed: str | None, planned: str) -> bool:
     return installed == planned or (installed.split("+")[0] == planned and not installed.endswith("+cpu"))
 
 
-def _disk(draft: _Draft, needs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _disk(draft: _Draft, needs: list[dict[str, Any]], ready: dict[str, bool]) -> list[dict[str, Any]]:
     """Return the forecast of each wished path, and refuse a mount that is too small for all that goes there."""
     rows: list[dict[str, Any]] = []
     for wish in (*_DIRECTORIES, "uv_path"):
@@ -515,24 +581,36 @@ def _disk(draft: _Draft, needs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     for mount in dict.fromkeys(row["mount"] for row in rows):
-        _check_mount(draft, mount, [row for row in rows if row["mount"] == mount and row["needed_bytes"]])
+        _check_mount(
+            draft, mount, ready["finished"], [row for row in rows if row["mount"] == mount and row["needed_bytes"]]
+        )
     return rows
 
 
-def _check_mount(draft: _Draft, mount: str | None, rows: list[dict[str, Any]]) -> None:
+def _check_mount(draft: _Draft, mount: str | None, finished: bool, rows: list[dict[str, Any]]) -> None:
     free = min((row["free_bytes"] for row in rows if row["free_bytes"] is not None), default=None)
     needed = sum(row["needed_bytes"] for row in rows)
     if free is None or needed <= free:
         return
+    found = (
+        f"Found {free / GB:.1f} GB free on {mount or 'the disk'}, where {needed / GB:.1f} GB are needed "
+        f"({', '.join(row['path'] for row in rows)})"
+    )
+    if not finished:  # nobody knows how much of it the run that was cut off has stored already
+        draft.warnings.append(f"{found}, less what the interrupted run has stored.")
+        return
     largest = max(rows, key=lambda row: int(row["needed_bytes"]))
     wish = next(name for name, (variable, _default) in WISHES.items() if variable == largest["variable"])
+    movable = [_movable(name) for name, (variable, _default) in WISHES.items() if variable in _variables(rows)]
     draft.refuse(
-        f"Found {free / GB:.1f} GB free on {mount or 'the disk'}, where {needed / GB:.1f} GB are needed "
-        f"({', '.join(row['path'] for row in rows)})",
+        found,
         wish,
-        f"free {(needed - free) / GB:.1f} GB there or set {' or '.join(row['variable'] for row in rows)} "
-        "to a path on a larger disk",
+        f"free {(needed - free) / GB:.1f} GB there or set {' or '.join(movable)} to a path on a larger disk",
     )
+
+
+def _variables(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["variable"] for row in rows]
 
 
 # --- what is left ----------------------------------------------------------------------------------------------------
@@ -550,6 +628,13 @@ def _gpu(draft: _Draft) -> dict[str, Any]:
     }
 
 
+def _reboot_pending(draft: _Draft) -> bool:
+    """Whether a reboot loads the driver that is on disk for this kernel; other reasons do not keep a GPU from work."""
+    driver, system = draft.facts["driver"], draft.facts["system"]
+    on_disk = driver["on_disk"].get(system["kernel"])
+    return bool(draft.gpus) and not system["container"] and on_disk is not None and driver["loaded"] != on_disk
+
+
 def _resources(draft: _Draft) -> dict[str, int]:
     cpu = draft.facts["cpu"]
     gpus = max(1, len(draft.gpus))
@@ -558,7 +643,7 @@ def _resources(draft: _Draft) -> dict[str, int]:
     quota = cpu["quota_cpus"] or vcpus
     return {
         "threads": _clamp(int(min(cores, quota) / gpus), 1, 16),
-        "cores": cores,
+        "cores": max(1, int(min(cores, quota))),
         "vcpus": vcpus,
         "gpus": gpus,
         "dataloader_workers": _clamp(int(min(vcpus, quota) / gpus) - 1, 1, 16),

@@ -44,7 +44,8 @@ options:
     default: /opt/uv/venv
   addresses:
     description:
-      - Name to address, each asked for with a HEAD request, all at once; at most ten seconds. Empty ones are left out.
+      - Name to address, each asked for with a HEAD request (GET where the server refuses that), all at once; at most
+        ten seconds for each request. Empty ones are left out.
       - Asked only where there is no environment at O(venv_path) yet, so that a converged host waits for no network.
     type: dict
     default: {}

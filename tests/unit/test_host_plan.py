@@ -12,7 +12,7 @@ from ansible_collections.gpufleet.host.plugins.filter.python_trouble import pyth
 from ansible_collections.gpufleet.host.plugins.module_utils import _torch_channels
 from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import chip_of
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import PLATFORMS, support_of
-from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import PROFILES, WISHES, make_plan
+from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import HOST, PROFILES, WISHES, make_plan
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 GB = 1_000_000_000
@@ -21,6 +21,9 @@ GTX_1080, TITAN_X, K80, V100, T4 = "0x1b80", "0x17c2", "0x102d", "0x1db6", "0x1e
 A100, RTX_4090, H100, B200, RTX_5090, GB10 = "0x20b0", "0x2684", "0x2330", "0x2901", "0x2b85", "0x2e12"
 UNKNOWN = "0x4242"
 PATHS = ("/srv/ml", "/opt/uv", "/opt/uv/venv", "/opt/uv/cache", "/usr/local/bin/uv")
+
+CPU = {"channel": "cpu", "cpu_index_url": "https://mirror/cpu", "locks_path": "/my/locks"}
+MARK = {"/opt/uv/venv.unfinished": {"kind": "file"}}
 
 
 def place(kind: str = "none", **fields: Any) -> dict[str, Any]:
@@ -159,11 +162,12 @@ CHANNEL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str, list[str]]] 
     "asked cu13, driver 570": (host(A100, driver="570.1"), {"channel": "cu13"}, "cu13", ["570.1", "580"]),
     "asked cu13, no driver": (host(A100, driver=None), {"channel": "cu13"}, "cu13", []),
     "asked cu128, no gpu": (host(), {"channel": "cu128"}, "cu128", []),
-    "asked cpu": (host(), {"channel": "cpu", "cpu_index_url": "https://mirror/cpu"}, "cpu", []),
-    "asked cpu without index": (host(), {"channel": "cpu"}, "cpu", ["uv_python_cpu_index_url", "auto"]),
+    "asked cpu": (host(), CPU, "cpu", []),
+    "asked cpu without index": (host(), {**CPU, "cpu_index_url": ""}, "cpu", ["uv_python_cpu_index_url", "auto"]),
+    "asked cpu without locks": (host(), {**CPU, "locks_path": ""}, "cpu", ["uv_python_locks_path", "cpu/core.txt"]),
     "asked cpu on mixed": (
         host(GTX_1080, RTX_5090),
-        {"channel": "cpu", "cpu_index_url": "https://mirror/cpu"},
+        CPU,
         "cpu",
         [],
     ),
@@ -195,7 +199,11 @@ REFUSAL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "python as a number": (host(), {"python_version": 3.1}, ["uv_python_version=3.1", '"3.12"']),
     "no such user": (host(), {"users": ["alice", "carol"]}, ["gpufleet_users", "'carol'", "useradd"]),
     "cache is a file": (host(paths=at("/srv/ml", kind="file")), {}, ["ml_cache_root=/srv/ml", "a file at /srv/ml"]),
-    "venv is a file": (host(paths=at("/opt/uv/venv", kind="file")), {}, ["uv_python_venv_path", "directory belongs"]),
+    "venv is a file": (
+        host(paths=at("/opt/uv/venv", kind="file")),
+        {},
+        ["uv_python_venv_path=", "directory belongs", "set gpufleet_venv_path"],
+    ),
     "prefix is a broken link": (host(paths=at("/opt/uv", kind="other")), {}, ["uv_python_prefix", "broken link"]),
     "uv is a directory": (
         host(paths=at("/usr/local/bin/uv", kind="directory")),
@@ -214,17 +222,17 @@ REFUSAL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "no acl": (
         host(paths=at("/srv/ml", acl=False, mount="/srv", filesystem="nfs4")),
         {"users": ["alice"]},
-        ["no POSIX ACLs on /srv (nfs4)", "ml_cache_root", "gpufleet_users"],
+        ["no POSIX ACLs on /srv (nfs4)", "set gpufleet_cache_root", "gpufleet_users"],
     ),
     "disk too small": (
         host(paths=everywhere(free_bytes=6 * GB)),
         {"link_mode": "copy"},
-        ["6.0 GB free on /", "11.8 GB", "uv_python_venv_path", "uv_python_cache_path", "free 5.8 GB"],
+        ["6.0 GB free on /", "11.8 GB", "gpufleet_venv_path", "uv_python_cache_path", "free 5.8 GB"],
     ),
     "disk too small, cache and environment sharing blocks": (
         host(paths=everywhere(free_bytes=5 * GB)),
         {},
-        ["5.0 GB free on /", "6.0 GB are needed", "uv_python_venv_path", "free 1.0 GB"],
+        ["5.0 GB free on /", "6.0 GB are needed", "uv_python_prefix or gpufleet_venv_path", "free 1.0 GB"],
     ),
     "disk too small for the venv alone": (
         host(paths=at("/opt/uv/venv", mount="/opt/uv/venv", free_bytes=5 * GB)),
@@ -232,10 +240,11 @@ REFUSAL_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         ["5.0 GB free on /opt/uv/venv", "uv_python_venv_path"],
     ),
     "disk too small for another channel": (
-        host(venv__python="3.12.16", venv__torch="2.6.0", uv__sha256="x", paths=everywhere(free_bytes=1 * GB)),
+        host(venv__python="3.12.16", venv__torch="2.6.0", uv__version="0.13.0", paths=everywhere(free_bytes=1 * GB)),
         {},
         ["1.0 GB free", "uv_python_venv_path"],
     ),
+    "a uv without checksum": (host(), {"uv_file": "/home/me/uv"}, ["uv_python_uv_file=", "uv_python_uv_file_checksum"]),
     "index without tls": (
         host(),
         {"index_url": "http://mirror/simple"},
@@ -297,6 +306,41 @@ def test_the_caches_own_refusals_come_before_any_change() -> None:
     assert len(sentences) == 3
 
 
+def test_a_password_in_the_environment_is_refused_and_not_printed() -> None:
+    (sentence,) = make_plan(host(), {"overrides": {"HTTPS_PROXY": "http://u:s3cret@proxy:3128"}})["refusals"]
+    assert "env_profile_overrides.HTTPS_PROXY" in sentence
+    assert "netrc" in sentence
+    assert "s3cret" not in sentence
+
+
+# host, wishes, the roles that are refused
+ROLE_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], set[str]]] = {
+    "no room for torch": (host(paths=everywhere(free_bytes=GB)), {}, {"uv_python"}),
+    "a gpu without channel": (host(K80, driver="470.1"), {}, {"uv_python"}),
+    "no such user": (host(), {"users": ["carol"]}, {"ml_cache"}),
+    "no room for the cache": (host(paths=at("/srv/ml", read_only=True)), {}, {"ml_cache"}),
+    "a bad override": (host(), {"overrides": {"PATH": "/x"}}, {"env_profile", "uv_python"}),
+    "an unknown profile": (host(), {"profiles": ["x"]}, {"env_profile"}),
+    "an unknown platform": (host(system__distribution="gentoo"), {}, {HOST}),
+    "uv_python is to go": (host(K80, driver="470.1"), {"uv_python_state": "absent"}, set()),
+    "ml_cache is to go": (host(), {"users": ["carol"], "ml_cache_state": "absent"}, set()),
+    "env_profile is to go": (host(), {"overrides": {"PATH": ""}, "env_profile_state": "absent"}, {"uv_python"}),
+}
+
+
+@pytest.mark.parametrize("case", ROLE_CASES)
+def test_a_refusal_stops_only_the_role_that_it_is_about(case: str) -> None:
+    facts, wishes, roles = ROLE_CASES[case]
+    plan = make_plan(facts, wishes)
+    assert {role for role, sentences in plan["refusals_of"].items() if sentences} == roles
+    assert len(plan["refusals"]) == (1 if roles else 0)
+
+
+def test_an_absent_environment_needs_nothing() -> None:
+    plan = make_plan(host(paths=everywhere(free_bytes=0)), {"uv_python_state": "absent"})
+    assert plan["changes"] == plan["downloads"] == plan["refusals"] == []
+
+
 def every_refusal() -> list[str]:
     hosts = [case[:2] for case in CHANNEL_CASES.values()] + [case[:2] for case in REFUSAL_CASES.values()]
     return [sentence for facts, wishes in hosts for sentence in make_plan(facts, wishes)["refusals"]]
@@ -336,7 +380,7 @@ WARNING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
     "nouveau": (host(A100, driver=None, driver__nouveau=True), {}, ["nouveau holds the GPU"]),
     "vfio": (host(A100, held="vfio-pci"), {}, ["1 GPU(s) are bound to vfio-pci"]),
     "unknown gpu": (host(UNKNOWN), {}, ["0x4242", "not in this collection's table"]),
-    "cpu with gpus": (host(A100), {"channel": "cpu", "cpu_index_url": "https://m"}, ["leaves 1 GPU(s) unused"]),
+    "cpu with gpus": (host(A100), CPU, ["leaves 1 GPU(s) unused"]),
     "seed on arm": (host(system__architecture="aarch64"), {"channel": "seed"}, ["CPU only"]),
     "insecure allowed": (host(), {"index_url": "http://m", "allow_insecure_endpoints": True}, ["without TLS"]),
     "reboot": (host(reboot={"required": True, "reasons": ["the loaded driver is old"]}), {}, ["A reboot is due"]),
@@ -370,6 +414,7 @@ def test_a_plain_host_has_no_warnings() -> None:
         ({"vcpus": 2, "cores": 2, "quota_cpus": None}, 0, 2, 1),
         ({"vcpus": 8, "cores": 4, "quota_cpus": 2.5}, 0, 2, 1),
         ({"vcpus": 8, "cores": 4, "quota_cpus": 0.5}, 1, 1, 1),
+        ({"vcpus": 64, "cores": 32, "quota_cpus": 2}, 1, 2, 1),
         ({"vcpus": 12, "cores": None, "quota_cpus": None}, 1, 12, 11),
         ({"vcpus": None, "cores": None, "quota_cpus": None}, 2, 1, 1),
     ],
@@ -378,7 +423,7 @@ def test_resources(cpu: dict[str, Any], gpus: int, threads: int, workers: int) -
     resources = make_plan(host(*[A100] * gpus, cpu=cpu), {})["resources"]
     assert (resources["threads"], resources["dataloader_workers"]) == (threads, workers)
     assert resources["gpus"] == max(1, gpus)
-    assert resources["cores"] >= 1
+    assert 1 <= resources["cores"] <= max(1, cpu["quota_cpus"] or 64)
 
 
 @pytest.mark.parametrize(
@@ -390,19 +435,62 @@ def test_resources(cpu: dict[str, Any], gpus: int, threads: int, workers: int) -
         ("2.14.1+cpu", {}, False),
         ("2.6.0", {}, False),
         ("2.6.0", {"channel": "seed"}, True),
-        ("2.14.1+cpu", {"channel": "cpu", "cpu_index_url": "https://m"}, True),
+        ("2.14.1+cpu", CPU, True),
     ],
 )
 def test_a_host_that_has_it_all_needs_nothing(installed: str | None, wishes: dict[str, Any], ready: bool) -> None:
-    facts = host(venv__python="3.12.16", venv__torch=installed, uv__sha256="x", paths=everywhere(free_bytes=90 * GB))
+    facts = host(
+        venv__python="3.12.16", venv__torch=installed, uv__version="0.13.0", paths=everywhere(free_bytes=90 * GB)
+    )
     plan = make_plan(facts, wishes)
     assert (plan["downloads"] == []) is ready
     assert (plan["changes"] == []) is ready
     assert (sum(row["needed_bytes"] for row in plan["disk"]) == 0) is ready
 
 
+READY = {"uv__version": "0.13.0", "venv__python": "3.12.16", "venv__torch": "2.14.1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, []),
+        ({"uv__version": "0.4.0"}, ["uv at"]),
+        ({"venv__python": "3.11.9"}, ["Python 3.12", "torch 2.14.1"]),
+        ({"venv__torch": "2.6.0"}, ["torch 2.14.1"]),
+        ({"paths": {**everywhere(), **MARK}}, ["torch 2.14.1"]),
+    ],
+)
+def test_what_differs_is_announced(changes: dict[str, Any], words: list[str]) -> None:
+    announced = make_plan(host(**{**READY, **changes}), {})["changes"]
+    assert len(announced) == len(words)
+    assert all(word in change for word, change in zip(words, announced, strict=True))
+
+
+def test_an_interrupted_run_is_not_refused_for_what_it_has_stored() -> None:
+    plan = make_plan(host(paths={**everywhere(free_bytes=GB), **MARK}), {})
+    assert plan["refusals"] == []
+    assert any("1.0 GB free" in sentence and "interrupted" in sentence for sentence in plan["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "pending"),
+    [
+        (host(A100, driver__on_disk={"6.12.48+deb13-amd64": "580.178.04"}), False),
+        (host(A100, driver__on_disk={"6.12.48+deb13-amd64": "581.1"}), True),
+        (host(A100, driver=None, driver__on_disk={"6.12.48+deb13-amd64": "581.1"}), True),
+        (host(A100, driver=None, driver__on_disk={"other": "581.1"}), False),
+        (host(driver__on_disk={"6.12.48+deb13-amd64": "581.1"}), False),
+        (host(A100, system__container=True, driver__on_disk={"6.12.48+deb13-amd64": "581.1"}), False),
+        (host(A100, reboot={"required": True, "reasons": ["the system asks for it"]}), False),
+    ],
+)
+def test_a_reboot_is_pending_where_it_would_load_the_driver(facts: dict[str, Any], pending: bool) -> None:
+    assert make_plan(facts, {})["reboot_pending"] is pending
+
+
 def test_a_full_disk_is_no_trouble_once_everything_is_there() -> None:
-    facts = host(venv__python="3.12.16", venv__torch="2.14.1", uv__sha256="x", paths=everywhere(free_bytes=0))
+    facts = host(venv__python="3.12.16", venv__torch="2.14.1", uv__version="0.13.0", paths=everywhere(free_bytes=0))
     assert make_plan(facts, {})["refusals"] == []
 
 
@@ -459,6 +547,7 @@ def test_the_summary_has_every_sentence() -> None:
     text = "\n".join(plan["summary"])
     assert "8 x hopper 0x2330, compute capability 9.0" in text
     assert "4 NVSwitches" in text
+    assert "4 for each of 8 GPUs" in text
     assert plan["refusals"][0] in text
 
 

@@ -14,7 +14,13 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_network import
 class _Handler(http.server.BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         known = self.headers["Authorization"] == "Basic Y2k6aHVudGVyMg=="  # ci:hunter2
-        self.send_response({"/there": 200, "/private": 200 if known else 401}.get(self.path, 404))
+        self.send_response(
+            {"/there": 200, "/private": 200 if known else 401, "/no-head": 405, "/old": 501}.get(self.path, 404)
+        )
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path == "/no-head" else 404)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the parent's name
@@ -37,6 +43,8 @@ def test_answers_by_name(server: str, tmp_path: Path) -> None:
         "gone": f"{server}/gone",
         "private": f"{server}/private",
         "private, asked with the password": f"{server}/private".replace("//", "//ci:hunter%32@"),
+        "without HEAD": f"{server}/no-head",
+        "without HEAD, and gone": f"{server}/old",
         "file": here.as_uri(),
         "no file": (tmp_path / "none").as_uri(),
         "not set": "",
@@ -48,6 +56,8 @@ def test_answers_by_name(server: str, tmp_path: Path) -> None:
         "gone": 404,
         "private": 401,
         "private, asked with the password": 200,
+        "without HEAD": 200,
+        "without HEAD, and gone": 404,
         "file": 200,
         "no file": 404,
     }

@@ -18,13 +18,15 @@ Wish = tuple[list[str], Any]
 
 
 def parse(expression: str) -> Wish:
-    """Return the variables that ``{{ a | default(b | default(literal)) }}`` tries, and the literal."""
+    """Return the variables that ``{{ a | default(b | default(literal) ~ 'end') }}`` tries, and the literal."""
     inner = expression.removeprefix("{{ ").removesuffix(" }}")
     variables = []
-    while found := re.fullmatch(r"(\w+) \| default\((.*)\)", inner):
+    while found := re.fullmatch(r"(\w+) \| default\((.*)\)( ~ '.*')?", inner):
         variables.append(found.group(1))
-        inner = found.group(2)
-    return variables, yaml.safe_load(inner)
+        inner = found.group(2) + (found.group(3) or "")
+    literal, _joined, end = inner.partition(" ~ ")
+    value = yaml.safe_load(literal)
+    return variables, value + yaml.safe_load(end) if end else value
 
 
 def owner(variable: str) -> str | None:
@@ -40,7 +42,10 @@ def test_the_literal_is_the_owners_default(name: str) -> None:
         pytest.skip(f"{variables[0]} belongs to no role here")
     defaults = yaml.safe_load((ROOT / f"roles/{role}/defaults/main.yml").read_text())
     default = defaults[variables[0]]
-    if isinstance(default, str) and default.startswith("{{"):
+    own = re.fullmatch(r"\{\{ (\w+) \}\}(.+)", str(default))
+    if own:  # follows another variable of the same role
+        assert (variables[1:], literal) == ([own.group(1)], defaults[own.group(1)] + own.group(2))
+    elif isinstance(default, str) and default.startswith("{{"):
         assert parse(default) == (variables[1:], literal)
     else:
         assert (default, variables[1:]) == (literal, [])
@@ -61,5 +66,6 @@ def test_every_wish_of_the_plan_is_asked_for() -> None:
 
 def test_parse() -> None:
     assert parse("{{ a | default(b | default('/x')) }}") == (["a", "b"], "/x")
+    assert parse("{{ a | default(b | default('/x') ~ '/y') }}") == (["a", "b"], "/x/y")
     assert parse("{{ a | default([]) }}") == (["a"], [])
     assert parse("{{ a | default(false) }}") == (["a"], False)

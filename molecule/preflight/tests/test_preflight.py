@@ -82,3 +82,19 @@ def test_a_plan_only_prints(again: Callable[..., Any]) -> None:
     run = again(preflight_fail=False, uv_python_torch_channel="cu999")
     assert run.ok
     assert run.changed == 0
+
+
+def test_a_role_stops_for_its_own_wishes_only(again: Callable[..., Any]) -> None:
+    run = again("--check", playbook="trial.yml", gpufleet_users=["carol"])
+    assert not run.ok
+    assert len(run.sentence.splitlines()) == 1, "env_profile went on, and uv_python does not ask for users"
+    assert "wished is uv_python_venv_path=/etc/hostname" in run.sentence
+
+
+def test_nothing_stops_a_role_from_taking_itself_away(again: Callable[..., Any]) -> None:
+    run = again("--check", playbook="trial.yml", uv_python_state="absent", env_profile_overrides={"PATH": "/x"})
+    assert not run.ok
+    assert "env_profile_overrides.PATH" in run.sentence
+    assert "hostname" not in run.sentence
+    run = again("--check", playbook="trial.yml", uv_python_state="absent")
+    assert run.ok, run.sentence

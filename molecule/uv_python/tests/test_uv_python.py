@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +22,14 @@ def as_nobody(host: Any, command: str) -> Any:
 def packages(host: Any) -> set[str]:
     listed = host.check_output(f"{PYTHON} -m pip list --format=freeze --disable-pip-version-check")
     return {line.split("==")[0] for line in listed.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def test_hosts() -> dict[str, Any]:
+    """What tests/hosts made; docs/testing.md names its keys."""
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    found: dict[str, Any] = json.loads(Path(cache, "gpufleet-test/current/hosts.json").read_text())
+    return found
 
 
 def test_a_plain_user_runs_the_pinned_uv(host: Any) -> None:
@@ -57,48 +68,105 @@ def test_uv_reads_the_guides_settings(host: Any) -> None:
         assert line in settings
 
 
-def test_the_groups_add_and_remove(host: Any, again: Callable[..., Any]) -> None:
+def test_a_change_of_groups_that_is_killed_is_repaired(
+    host: Any, again: Callable[..., Any], killed: Callable[..., None]
+) -> None:
+    wishes = {"uv_python_groups": ["notebook"]}
     assert {"pip", "packaging", "nvidia-ml-py", "iniconfig"} <= packages(host)
     assert "tomli" not in packages(host)
-    checked = again("--check", uv_python_groups=["notebook"])
+    checked = again("--check", **wishes)
     assert checked.ok
     assert checked.changed == 2, "the locks, and the packages"
     assert "tomli" not in packages(host)
-    assert again(uv_python_groups=["notebook"]).ok
-    assert "tomli" in packages(host)
-    assert "iniconfig" not in packages(host)
-    assert again(uv_python_groups=["dev"]).ok
-    assert again(uv_python_groups=["dev"]).changed == 0
-
-
-def test_a_package_removed_by_hand_comes_back(host: Any, again: Callable[..., Any]) -> None:
-    host.check_output(f"{PYTHON} -m pip uninstall -q -y packaging")
-    assert again("--check").changed == 1
-    assert again().changed > 0
-    assert "packaging" in packages(host)
-
-
-def test_a_run_that_was_killed_is_repaired(host: Any, again: Callable[..., Any]) -> None:
-    host.check_output("touch /opt/uv/unfinished && rm -r /opt/uv/venv/lib/python3.12/site-packages/packaging")
-    assert again().ok
-    assert host.run(f"{PYTHON} -c 'import packaging'").rc == 0
-    assert not host.file("/opt/uv/unfinished").exists
-
-
-@pytest.mark.parametrize(
-    ("wishes", "words"),
-    [
-        ({"uv_python_torch_channel": "cu99"}, ["uv_python_torch_channel", "cu99"]),
-        ({"uv_python_groups": ["gaming"]}, ["uv_python_groups", "gaming"]),
-        ({"uv_python_prefix": "/etc/hostname"}, ["/etc/hostname", "uv_python_prefix"]),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_bad_wishes_are_refused_in_one_sentence(
-    again: Callable[..., Any], wishes: dict[str, Any], words: list[str]
-) -> None:
+    killed("Install the packages", **wishes)
+    assert host.file("/opt/uv/venv.unfinished").exists
+    host.check_output("rm /opt/uv/venv/pyvenv.cfg")  # as a kill while it was being cleared would
     run = again(**wishes)
+    assert run.ok, run.sentence
+    assert host.run(f"{PYTHON} -c 'import packaging, pip, pynvml, tomli'").rc == 0
+    assert "iniconfig" not in packages(host)
+    assert not host.file("/opt/uv/venv.unfinished").exists
+    host.check_output(f"{PYTHON} -m pip uninstall -q -y packaging")
+    assert again("--check", **wishes).changed == 1, "what was removed by hand would come back"
+
+
+def test_another_uv_does_not_take_the_place_of_one_that_works(host: Any, again: Callable[..., Any]) -> None:
+    refused = again(uv_python_uv_version="0.13.1", uv_python_uv_source="controller")
+    assert "is not uv 0.13.1" in refused.sentence
+    assert "uv_python_uv_file" in refused.sentence
+    assert "uv 0.13.0 " in host.check_output("uv --version")
+
+
+OWN_DISK = "/opt/uv/own"
+
+
+@pytest.fixture(scope="module")
+def bare(host: Any) -> Iterator[None]:
+    """Nothing of the role; the cache that all scenarios share stays, as absent empties the one that it is told of."""
+    host.check_output(f"mkdir {OWN_DISK} && mount -t tmpfs tmpfs {OWN_DISK} && mkdir {OWN_DISK}/archive-v0")
+    yield
+    host.check_output(f"umount {OWN_DISK} && rmdir {OWN_DISK}")
+
+
+def left(host: Any) -> str:
+    return str(
+        host.check_output(
+            f"find /opt/uv {OWN_DISK} /etc/uv/uv.toml /usr/local/bin/uv -maxdepth 1 2>/dev/null | sort -u; true"
+        )
+    )
+
+
+MOUNT_POINTS = f"/opt/uv\n/opt/uv/cache\n{OWN_DISK}"
+
+
+@pytest.mark.usefixtures("bare")
+def test_absent_leaves_nothing_but_mount_points(host: Any, again: Callable[..., Any]) -> None:
+    wishes = {"uv_python_state": "absent", "uv_python_cache_path": OWN_DISK}
+    run = again(**wishes)
+    assert run.ok, run.sentence
+    assert left(host) == MOUNT_POINTS
+    assert again(**wishes).changed == 0
+
+
+# wishes by the name in hosts.json, the variable and the remedy in the sentence
+BAD_MIRRORS: dict[str, tuple[str, list[str]]] = {
+    "missing_url": (
+        "uv_python_downloads_json_url",
+        ["404", "set uv_python_downloads_json_url to an address that has it"],
+    ),
+    "untrusted_url": ("uv_python_index_url", ["certificate is not trusted", "gpufleet_ca_certificates"]),
+}
+
+
+@pytest.mark.usefixtures("bare")
+def test_bad_mirrors_are_refused_before_any_change(
+    host: Any, again: Callable[..., Any], test_hosts: dict[str, Any]
+) -> None:
+    run = again(**{variable: test_hosts[name] for name, (variable, _pieces) in BAD_MIRRORS.items()})
     assert not run.ok
     assert run.changed == 0
-    for word in words:
-        assert word in run.sentence
+    assert len(run.sentence.splitlines()) == len(BAD_MIRRORS)
+    for name, (variable, pieces) in BAD_MIRRORS.items():
+        (sentence,) = [line for line in run.sentence.splitlines() if f"wished is {variable}={test_hosts[name]}" in line]
+        assert [piece for piece in pieces if piece not in sentence] == []
+    assert left(host) == MOUNT_POINTS
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_python_with_another_checksum_is_not_installed(
+    host: Any, again: Callable[..., Any], test_hosts: dict[str, Any]
+) -> None:
+    run = again(uv_python_downloads_json_url=test_hosts["python_downloads_json_url_wrong_checksum"])
+    assert not run.ok
+    (sentence,) = run.sentence.splitlines()
+    assert "hecksum" in sentence
+    assert "Set uv_python_install_mirror and uv_python_downloads_json_url" in sentence
+    assert not host.file("/opt/uv/venv").exists
+    assert host.check_output("find /opt/uv/python -path '*/bin/python*'") == ""
+
+
+@pytest.mark.usefixtures("bare")
+def test_present_again(host: Any, again: Callable[..., Any]) -> None:
+    run = again()
+    assert run.ok, run.sentence
+    assert {"pip", "packaging", "iniconfig"} <= packages(host)
