@@ -75,6 +75,7 @@ def test_a_converged_host_is_left_alone_within_the_budget(again: Callable[..., A
     assert run.changed == 0
     executed = count.read_text().rpartition("run converge.yml\n")[2].splitlines()
     table = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / ".cache/module-count.txt"
+    table.parent.mkdir(exist_ok=True)
     table.write_text("\n".join([f"{len(executed)} module executions of a converged site.yml", *executed]) + "\n")
     assert 0 < len(executed) <= 20, Counter(line.split("\t")[1] for line in executed)
 
