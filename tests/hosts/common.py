@@ -12,8 +12,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-
 
 class HostsError(Exception):
     """A reason, in one sentence, why the test hosts cannot be had, and what to do."""
