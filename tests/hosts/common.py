@@ -23,6 +23,11 @@ def cache() -> Path:
     return Path(base) / "gpufleet-test"
 
 
+def suffix() -> str:
+    """Return what keeps the containers of two checkouts apart: each may want other stand-ins in its mirror."""
+    return os.environ.get("GPUFLEET_TEST_SUFFIX", "")
+
+
 def say(text: str) -> None:
     """Tell the user what happens; at once, because the next thing may take a minute."""
     print(f"hosts: {text}", flush=True)

@@ -9,9 +9,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from hosts.common import HostsError, cache, need, run, step
+from hosts.common import HostsError, cache, need, run, step, suffix
 
-NETWORK = "gpufleet-test"
+NETWORK = f"gpufleet-test{suffix()}"
 _START_SECONDS = 60
 _PID_FILE = "/var/run/docker.pid"
 

@@ -12,10 +12,10 @@ import time
 from pathlib import Path
 
 from hosts import engine, images, server
-from hosts.common import HostsError, cache, step
+from hosts.common import HostsError, cache, step, suffix
 from hosts.engine import docker, try_docker
 
-CONTAINER = "gpufleet-test-mirror"
+CONTAINER = f"gpufleet-test-mirror{suffix()}"
 OWN = "mirror.gpufleet.test"
 NAMES = (
     OWN,
@@ -151,7 +151,7 @@ def _replace(path: Path, content: bytes) -> None:
 
 def _publish(content: Path) -> None:
     """Write what scenarios read: the authorities that hosts shall trust, and the variables."""
-    current = cache() / "current"
+    current = cache() / f"current{suffix()}"
     wanted = {"gpufleet-test-mirror.crt": (content / "tls/trusted/ca.crt").read_bytes()}
     # Where TLS to the package indexes is intercepted, the hosts need this machine's own authorities too.
     for own in sorted(Path("/usr/local/share/ca-certificates").glob("**/*.crt")):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hosts import archives, engine, images, mirror, packages, pki, server
+from hosts import archives, images, mirror, packages, pki, server
 from hosts.common import HostsError
 
 DEB822 = """\
@@ -124,7 +124,7 @@ def test_hosts_have_a_cgroup_tree_of_their_own(platform: dict[str, object]) -> N
 
 
 def test_hosts_share_the_mirrors_network(platform: dict[str, object]) -> None:
-    assert platform["networks"] == [{"name": engine.NETWORK}]
+    assert platform["networks"] == [{"name": "gpufleet-test${GPUFLEET_TEST_SUFFIX}"}]
 
 
 def test_every_repository_has_an_address_of_the_mirror_and_its_own_place() -> None:

@@ -28,7 +28,8 @@ def packages(host: Any) -> set[str]:
 def test_hosts() -> dict[str, Any]:
     """What tests/hosts made; docs/testing.md names its keys."""
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    found: dict[str, Any] = json.loads(Path(cache, "gpufleet-test/current/hosts.json").read_text())
+    current = f"gpufleet-test/current{os.environ.get('GPUFLEET_TEST_SUFFIX', '')}"
+    found: dict[str, Any] = json.loads(Path(cache, current, "hosts.json").read_text())
     return found
 
 
