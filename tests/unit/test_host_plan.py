@@ -376,7 +376,12 @@ WARNING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"allow_unknown_platform": True},
         ["not known"],
     ),
-    "no driver": (host(A100, driver=None), {}, ["No NVIDIA driver is loaded", "compute capability alone"]),
+    "no driver": (host(A100, driver=None), {}, ["No NVIDIA driver is loaded", "chosen by driver 580"]),
+    "no driver planned": (
+        host(A100, driver=None),
+        {"nvidia_driver_state": "absent"},
+        ["No NVIDIA driver is loaded", "compute capability alone"],
+    ),
     "nouveau": (host(A100, driver=None, driver__nouveau=True), {}, ["nouveau holds the GPU"]),
     "vfio": (host(A100, held="vfio-pci"), {}, ["1 GPU(s) are bound to vfio-pci"]),
     "unknown gpu": (host(UNKNOWN), {}, ["0x4242", "not in this collection's table"]),
@@ -577,7 +582,7 @@ def test_platforms() -> None:
 
 
 def test_the_documented_fields_are_the_plan() -> None:
-    page = (REPOSITORY / "docs/data.md").read_text().split("## Plan:")[1].split("\n## ")[0]
+    page = (REPOSITORY / "docs/data.md").read_text().split("## Plan:")[1].split("\n##")[0]
     names = {
         name.removesuffix("[]")
         for line in page.splitlines()
