@@ -15,11 +15,13 @@ class FilterModule:
         """Return the filters of this file by name."""
         return {
             "apt_build_error": apt_steps.build_error,
+            "apt_components": apt_steps.component_stanzas,
             "apt_errors": apt_steps.errors_of,
             "apt_files_for": apt_steps.files_for,
             "apt_files_without": apt_steps.entries_without,
             "apt_joined": apt_steps.joined,
             "apt_kernels": apt_steps.kernels_in,
+            "apt_pins": apt_steps.pins_of,
             "apt_steps": apt_steps.steps_of,
             "apt_undo": apt_steps.undo_of,
         }
