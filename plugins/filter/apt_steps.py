@@ -15,7 +15,6 @@ class FilterModule:
         """Return the filters of this file by name."""
         return {
             "apt_build_error": apt_steps.build_error,
-            "apt_components": apt_steps.component_stanzas,
             "apt_errors": apt_steps.errors_of,
             "apt_files_for": apt_steps.files_for,
             "apt_files_without": apt_steps.entries_without,

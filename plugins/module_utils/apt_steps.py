@@ -142,30 +142,3 @@ def pins_of(versions: dict[str, str]) -> list[dict[str, Any]]:
     for name, version in sorted(versions.items()):
         by_version.setdefault(version, []).append(name)
     return [{"packages": names, "pin": f"version {version}", "priority": 1001} for version, names in by_version.items()]
-
-
-def component_stanzas(targets: str, missing: list[str]) -> str:
-    """Return deb822 stanzas that add components of the distribution's own archive.
-
-    ``targets`` are lines of ``apt-get indextargets``: kind, address, suite, component, keyring, origin. What apt does not
-    know it writes as it was asked, ``$(SIGNED_BY)``.
-    """
-    places: dict[tuple[str, str], list[str]] = {}
-    for line in targets.splitlines():
-        kind, address, suite, component, keyring, origin = (line.split("|") + [""] * 6)[:6]
-        if kind == "Packages" and component == "main" and origin in ("Debian", "Ubuntu", "$(ORIGIN)"):
-            suites = places.setdefault((address, "" if keyring.startswith("$(") else keyring), [])
-            suites += [suite] if suite not in suites else []
-    stanzas = [
-        "\n".join(
-            [
-                "Types: deb",
-                f"URIs: {address}",
-                f"Suites: {' '.join(suites)}",
-                f"Components: {' '.join(missing)}",
-                *([f"Signed-By: {keyring}"] if keyring else []),
-            ]
-        )
-        for (address, keyring), suites in places.items()
-    ]
-    return "\n\n".join(stanzas)
