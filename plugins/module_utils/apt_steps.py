@@ -128,12 +128,13 @@ def _short(line: str) -> str:
     return place.rsplit("/", 1)[-1] + colon + rest
 
 
-def errors_of(text: str) -> str:
+def errors_of(*texts: str) -> str:
     """Return apt's and dpkg's own error lines as one piece of a sentence."""
-    lines = [line.strip() for line in text.splitlines()]
-    said = [line[3:].strip() for line in lines if line.startswith("E: ")]
-    said += [line for line in lines if line.startswith("dpkg: error")]
-    return "; ".join(dict.fromkeys(said)) or next((line for line in reversed(lines) if line), "nothing")
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    said = [line[3:].strip().rstrip(".") for line in lines if line.startswith("E: ")]
+    broken = [found.group(1) for line in lines if (found := re.match(r"dpkg: error processing \S+ (\S+)", line))]
+    said += [f"dpkg could not process {', '.join(dict.fromkeys(broken))}"] if broken else []
+    return "; ".join(dict.fromkeys(said)) or next((line for line in reversed(lines) if line), "no message")
 
 
 def pins_of(versions: dict[str, str]) -> list[dict[str, Any]]:
