@@ -6,6 +6,7 @@ and then hangs. An emulated boot takes a minute or two.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -97,10 +98,8 @@ def down() -> None:
     """Stop the machine and forget its disk; the base stays."""
     pid_file = _machine() / "pid"
     if pid_file.exists():
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     shutil.rmtree(_machine(), ignore_errors=True)
 
 
@@ -113,10 +112,9 @@ def _make(release: images.Release, base: Path) -> None:
         script.write_text(_SETUP)
         run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", made / "key"])
         include = "--include=" + ",".join([*release.packages, *_PACKAGES])
-        run(
-            ["mmdebstrap", "--quiet", "--variant=apt", "--format=directory", include, *images.dpkg_options()]
-            + [f'--customize-hook=sh {script} "$1"', release.suite, tree, *images.sources_of(release)]
-        )
+        options = [*images.dpkg_options(), f'--customize-hook=sh {script} "$1"']
+        words = ["mmdebstrap", "--quiet", "--variant=apt", "--format=directory", include, *options]
+        run([*words, release.suite, tree, *images.sources_of(release)])
         for name, value in _GPU.items():
             (tree / "srv/pci/0000:01:00.0" / name).write_text(f"{value}\n")
         authorized = tree / "root/.ssh/authorized_keys"
