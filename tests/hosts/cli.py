@@ -1,4 +1,4 @@
-"""The three verbs."""
+"""The verbs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from hosts import engine, images, mirror
+from hosts import engine, images, mirror, vm
 from hosts.common import HostsError, alone, cache, fail, say
 
 DEFAULT_RELEASE = "debian13"
@@ -20,6 +20,8 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--release", nargs="+", metavar="NAME", help=f"any of {', '.join(images.RELEASES)}")
     down = verbs.add_parser("down", help="remove all test hosts, the mirror and the network; the caches stay")
     down.add_argument("--images", action="store_true", help="the images too")
+    machine = verbs.add_parser("vm", help="a virtual machine with a kernel of its own, for tests that start it again")
+    machine.add_argument("action", choices=("up", "down"))
     verbs.add_parser("status", help="say what is there")
     return parser
 
@@ -35,6 +37,16 @@ def up(names: Sequence[str] | None) -> None:
         engine.network()
         mirror.up()
     say(f"ready for {', '.join(release.name for release in releases)} in {time.monotonic() - start:.1f} s")
+
+
+def virtual_machine(action: str) -> None:
+    """Start a fresh virtual machine beside the mirror, or stop it."""
+    if action == "down":
+        vm.down()
+        return
+    name = os.environ.get("GPUFLEET_TEST_RELEASE") or DEFAULT_RELEASE
+    up([name])
+    vm.up(images.RELEASES[name])
 
 
 def down(with_images: bool) -> None:
@@ -66,6 +78,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if asked.verb == "up":
             up(asked.release)
+        elif asked.verb == "vm":
+            virtual_machine(asked.action)
         elif asked.verb == "down":
             down(asked.images)
         else:

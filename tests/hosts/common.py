@@ -70,7 +70,12 @@ TOOLS = {
     "dockerd": "docker.io",
     "dpkg-deb": "dpkg",
     "gpg": "gnupg",
+    "mke2fs": "e2fsprogs",
     "mmdebstrap": "mmdebstrap",
+    "qemu-img": "qemu-utils",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
 }
 
 

@@ -150,8 +150,17 @@ def _make(release: Release) -> None:
 def _bootstrap(release: Release, archive: Path) -> None:
     archive.parent.mkdir(parents=True, exist_ok=True)
     partial = archive.with_suffix(".partial.tar")
-    options = [f"--dpkgopt={line}" for line in _DPKG] + [f"--customize-hook={line}" for line in _COMMANDS]
+    options = [*dpkg_options(), *(f"--customize-hook={line}" for line in _COMMANDS)]
     include = "--include=" + ",".join(release.packages)
-    mirror = mirror_lines(_machine_sources(), release)
-    run(["mmdebstrap", "--quiet", "--variant=apt", include, *options, release.suite, partial, *mirror])
+    run(["mmdebstrap", "--quiet", "--variant=apt", include, *options, release.suite, partial, *sources_of(release)])
     partial.rename(archive)
+
+
+def dpkg_options() -> list[str]:
+    """Return mmdebstrap's arguments that leave out what no role looks at."""
+    return [f"--dpkgopt={line}" for line in _DPKG]
+
+
+def sources_of(release: Release) -> list[str]:
+    """Return the apt sources of a release on this machine."""
+    return mirror_lines(_machine_sources(), release)

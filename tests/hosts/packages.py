@@ -10,58 +10,21 @@ import gzip
 import platform
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
+from hosts import driver_packages as driver
 from hosts.common import HostsError, need, run
+from hosts.stand_in import File, Package, debian_arch
 
 # A file with this content is the repository's public key in binary form.
 KEYRING = "<keyring>"
-_DEBIAN_ARCH = {"x86_64": "amd64", "aarch64": "arm64"}
 _NVIDIA_ARCH = {"x86_64": "x86_64", "aarch64": "sbsa"}
-
-
-def debian_arch() -> str:
-    """Return Debian's name of this machine's architecture."""
-    return _DEBIAN_ARCH[platform.machine()]
 
 
 def nvidia_arch() -> str:
     """Return NVIDIA's name of this machine's architecture in repository addresses."""
     return _NVIDIA_ARCH[platform.machine()]
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that a package brings."""
-
-    content: str
-    mode: int = 0o644
-
-
-@dataclass(frozen=True)
-class Package:
-    """A stand-in package; an empty architecture means this machine's."""
-
-    name: str
-    version: str
-    depends: str = ""
-    architecture: str = ""
-    files: Mapping[str, File] = field(default_factory=dict)
-
-    def control(self) -> str:
-        """Return the control file."""
-        lines = [
-            f"Package: {self.name}",
-            f"Version: {self.version}",
-            f"Architecture: {self.architecture or debian_arch()}",
-            "Maintainer: gpufleet tests <tests@gpufleet.test>",
-            "Section: utils",
-            "Priority: optional",
-        ]
-        lines += [f"Depends: {self.depends}"] if self.depends else []
-        return "\n".join([*lines, f"Description: stand-in for {self.name} in tests", ""])
 
 
 @dataclass(frozen=True)
@@ -146,7 +109,7 @@ def _cuda(distro: str, key: str) -> Repository:
         path=base,
         origin="NVIDIA",
         label="NVIDIA CUDA",
-        packages=(keyring,),
+        packages=(keyring, *driver.packages_of((*driver.VERSIONS, driver.BROKEN))),
         armored_keys=(f"{base}/{key}",),
         binary_keys=(f"{base}/cuda-archive-keyring.gpg",),
     )
@@ -206,6 +169,8 @@ def _build(package: Package, keyring: Path, target: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         _write(tree / "DEBIAN/control", package.control(), 0o644)
+        for name, script in package.scripts.items():
+            _write(tree / "DEBIAN" / name, script, 0o755)
         for path, file in package.files.items():
             _write(tree / path, file.content, file.mode)
             if file.content == KEYRING:
