@@ -29,15 +29,9 @@ _ORIGINS = {"debian": "Debian", "ubuntu": "Ubuntu"}
 Pins = list[dict[str, Any]]
 
 
-def version_glob(case: Case, choice: Choice) -> str:
-    """Return what the driver's packages' versions look like: the exact one with any revision, else the branch.
-
-    NVIDIA's revisions for Ubuntu end in ubuntu1, and Ubuntu's own for a release carry the release.
-    """
-    if not choice.version:
-        return f"{choice.branch}.*"
-    nvidia_on_ubuntu = case.release[0] == "ubuntu" and choice.source != DISTRIBUTION
-    return f"{choice.version}-[01]ubuntu1" if nvidia_on_ubuntu else f"{choice.version}-*"
+def version_glob(choice: Choice) -> str:
+    """Return what the driver's packages' versions look like: the exact one with any revision, else the branch."""
+    return f"{choice.version}-*" if choice.version else f"{choice.branch}.*"
 
 
 def pins(case: Case, choice: Choice, repository: dict[str, Any] | None) -> Pins:
@@ -46,15 +40,15 @@ def pins(case: Case, choice: Choice, repository: dict[str, Any] | None) -> Pins:
         return []
     if choice.source == DISTRIBUTION or repository is None:
         return _own(case, choice)
-    version = f"version {version_glob(case, choice)}"
+    version = f"version {version_glob(choice)}"
     # NVIDIA's own DKMS, where its packages need a newer one than the release has.
     old = choice.branch >= DKMS_FLOOR_FROM and DKMS_OF.get(case.release) in DKMS_TOO_OLD
     dkms = [_pin(["dh-dkms", "dkms"], f"origin {_host(repository)}", _WANTED)] if old else []
     if case.release[0] != "ubuntu" or choice.branch > LAST_SUFFIXED:
         return [*dkms, _pin(DRIVER_GLOBS, version, _WANTED)]
     suffixed = [glob.format(b=choice.branch) for glob in SUFFIXED_GLOBS]
-    if choice.version:
-        by = [_pin(suffixed, version, _WANTED)]
+    if choice.version:  # NVIDIA's revisions end in ubuntu1, and Ubuntu's own for a release carry the release
+        by = [_pin(suffixed, f"version {choice.version}-[01]ubuntu1", _WANTED)]
     else:
         by = [_pin(suffixed, "release o=Ubuntu", _NEVER), _pin(suffixed, f"origin {_host(repository)}", _WANTED)]
     return [*dkms, *by, _pin(UNSUFFIXED_GLOBS, version, _WANTED)]
@@ -63,8 +57,8 @@ def pins(case: Case, choice: Choice, repository: dict[str, Any] | None) -> Pins:
 def _own(case: Case, choice: Choice) -> Pins:
     """Return pins by archive: Ubuntu's names carry the branch, and a release of Debian has one only."""
     if choice.version:
-        return [_pin(DRIVER_GLOBS, f"version {version_glob(case, choice)}", _WANTED)]
-    origin = _ORIGINS[case.release[0]]
+        return [_pin(DRIVER_GLOBS, f"version {version_glob(choice)}", _WANTED)]
+    origin = _ORIGINS.get(case.release[0], case.release[0])
     return [
         _pin(DRIVER_GLOBS, f"release o={origin}", _WANTED),
         _pin(DRIVER_GLOBS, "release l=NVIDIA CUDA", _NEVER),

@@ -47,7 +47,9 @@ def _packages_ready(case: Case, plan: dict[str, Any]) -> bool:
 
 
 def installed(case: Case, item: str) -> bool:
-    """Whether a package of the plan, ``name`` or ``name=version``, is installed."""
+    """Whether a package of the plan, ``name`` or ``name=version`` (for DNF ``name-version``), is installed."""
+    if case.system["os_family"] == "RedHat":
+        return any(item in (name, f"{name}-{upstream(version)}") for name, version in case.packages.items())
     name, _equals, wanted = item.partition("=")
     if name.startswith("linux-headers-"):
         return name in (case.system.get("kernel_packages") or []) or name[14:] in (case.system.get("headers") or [])

@@ -6,6 +6,7 @@ A pure function of facts and wishes. docs/data.md names every field.
 from __future__ import annotations
 
 import copy
+import re
 from datetime import date
 from typing import Any
 
@@ -54,7 +55,6 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_state import
     secure_boot,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import chip_of
-from ansible_collections.gpufleet.host.plugins.module_utils._root import version_key
 
 PERSISTENCE_UNIT = "nvidia-persistenced.service"
 # The units that this plan speaks of, for the look.
@@ -226,7 +226,7 @@ def _check_held(case: Case, plan: dict[str, Any]) -> None:
 def _warn(case: Case, choice: Choice) -> None:
     own = choice.source == DISTRIBUTION
     broken = BUILD_FAILURES.get((*case.release, choice.branch, choice.flavour)) if own else None
-    wrong = [kernel for kernel in case.kernels if broken and version_key(kernel) >= version_key(broken)]
+    wrong = [kernel for kernel in case.kernels if broken and _release(kernel) >= _release(broken)]
     if wrong and any(case.driver["on_disk"].get(kernel) is None for kernel in wrong):
         case.warnings.append(
             f"{case.pretty}'s own {choice.flavour} module {choice.branch} does not build for kernel "
@@ -237,6 +237,11 @@ def _warn(case: Case, choice: Choice) -> None:
             "No kernel meta package that Ubuntu has signed NVIDIA modules for is installed (linux-image-generic and "
             "others), so the module is built here by DKMS."
         )
+
+
+def _release(kernel: str) -> list[int]:
+    """Return a kernel's upstream version: 6.12.107 for 6.12.107+deb13-amd64."""
+    return [int(number) for number in re.findall(r"\d+", kernel)[:3]]
 
 
 def _as_installed(case: Case, choice: Choice) -> Choice:
