@@ -435,6 +435,17 @@ def test_plan(case: str) -> None:
     assert [piece for piece in pieces if piece not in plan["packages"]] == []
 
 
+@pytest.mark.parametrize("case", [case for case, row in TABLE.items() if row.plan == "refuse"])
+def test_every_refusal_says_what_was_found_wished_and_to_do(case: str) -> None:
+    (sentence,) = make_plan(TABLE[case].facts, TABLE[case].wishes)["refusals_of"]["nvidia_driver"]
+    found, wished, remedy = sentence.split("; ", 2)
+    assert found.startswith("Found ")
+    assert re.match(r"wished is nvidia_driver_\w+=", wished)
+    assert remedy.startswith(("set ", "use ", "take ", "write ", "install ", "leave "))
+    assert sentence.endswith(".")
+    assert "secret" not in sentence
+
+
 # --- what holds for every host ---------------------------------------------------------------------------------------
 
 DEVICES: list[tuple[str, ...]] = [
@@ -800,6 +811,26 @@ def test_conflicts(facts: Facts, wishes: Facts, installed: dict[str, str], confl
     facts = copy.deepcopy(facts)
     facts["driver"]["packages"] = installed
     assert driver_of(facts, wishes)["conflicts"] == (sorted(installed) if conflicts is None else conflicts)
+
+
+@pytest.mark.parametrize(
+    ("facts", "wishes", "module"),
+    [
+        (debian("13", A100), {}, "nvidia"),
+        (debian("13", A100), OWN, "nvidia-current"),
+        (debian("13", A100), {**OWN, "driver_flavour": "open"}, "nvidia-current-open"),
+        (ubuntu("24.04", A100), {}, "nvidia"),
+    ],
+)
+def test_the_modules_name(facts: Facts, wishes: Facts, module: str) -> None:
+    assert driver_of(facts, wishes)["module"] == module
+
+
+@pytest.mark.parametrize("device", [B200, B300, H100, A100])
+def test_one_gpu_alone_needs_no_fabric(device: str) -> None:
+    plan = driver_of(debian("13", device), {})
+    assert plan["fabric_manager"]["wished"] is False
+    assert not [name for name in plan["packages"] if "fabric" in name or "nvlsm" in name or "imex" in name]
 
 
 def test_components_that_are_off_are_named() -> None:
