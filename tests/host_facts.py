@@ -78,6 +78,7 @@ def host(
             "device_nodes": ["/dev/nvidia0"],
             "on_disk_flavour": {},
             "packages": {},
+            "held": [],
             "origin": None,
             "ours": False,
             "dkms": [],

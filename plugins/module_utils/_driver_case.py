@@ -14,6 +14,12 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches imp
 Facts = dict[str, Any]
 
 
+def as_bool(value: Any) -> bool | None:
+    """Return a boolean as Ansible means it, also from text such as ``-e name=false`` gives; None for anything else."""
+    text = str(value).lower()
+    return True if text in ("true", "yes", "on", "1") else False if text in ("false", "no", "off", "0") else None
+
+
 class Case:
     """What one host is and wishes; facts that an older look did not have are unknown."""
 
@@ -27,11 +33,15 @@ class Case:
     def refuse(self, found: str, wish: str, remedy: str) -> None:
         """Refuse in one sentence: what was found, the wish, and what to do."""
         self.refused += 1
-        self._refuse(found, f"driver_{wish}", remedy)
+        self._refuse(found, "nvidia_driver_state" if wish == "state" else f"driver_{wish}", remedy)
 
     def wish(self, name: str) -> Any:
         """Return the wish of the variable ``nvidia_driver_<name>``."""
         return self.wishes[f"driver_{name}"]
+
+    def is_wished(self, name: str) -> bool:
+        """Whether a wish is true."""
+        return bool(as_bool(self.wish(name)))
 
     @property
     def system(self) -> Facts:

@@ -18,12 +18,11 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches imp
     known_branches,
     newest_production,
 )
-from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case, as_bool
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources import (
     DISTRIBUTION,
     NVIDIA,
     NVLINK5_DEVICES,
-    OLDEST_IN_REPOSITORY,
     OWN_BRANCHES,
     REPOSITORIES,
     UBUNTU_TRANSITIONAL,
@@ -47,7 +46,7 @@ def place(case: Case) -> tuple[str, str] | None:
     if case.system["wsl"]:
         return "skip", "below WSL2 the driver is Windows', so no Linux driver is installed here"
     if case.system["container"]:
-        if case.wish("in_container"):
+        if case.is_wished("in_container"):
             return None
         return "skip", "a container uses the driver of its host (nvidia_driver_in_container installs one all the same)"
     if not case.facts["gpus"]:
@@ -61,7 +60,7 @@ def place(case: Case) -> tuple[str, str] | None:
 
 def adopted(case: Case) -> bool:
     """Whether a driver works that this role did not install, and shall stay."""
-    if case.ours or not case.wish("adopt") or case.system["container"]:
+    if case.ours or not case.is_wished("adopt") or case.system["container"]:
         return False
     return case.driver["loaded"] is not None and all(gpu["kernel_driver"] == "nvidia" for gpu in case.gpus)
 
@@ -76,6 +75,8 @@ def choose(case: Case) -> Choice:
     return Choice(branch, str(case.wish("version") or ""), flavour, source, _set(case))
 
 
+# Older branches are over, and no source has them.
+_OLDEST_SERVED = 535
 _WORDS: dict[str, tuple[object, ...]] = {
     "flavour": ("auto", *BOTH),
     "source": ("auto", NVIDIA, DISTRIBUTION),
@@ -87,7 +88,7 @@ _WORDS: dict[str, tuple[object, ...]] = {
 
 def _check_words(case: Case) -> None:
     for name, allowed in _WORDS.items():
-        if case.wish(name) not in allowed:
+        if case.wish(name) not in allowed and not (True in allowed and as_bool(case.wish(name)) is not None):
             words = ", ".join(str(word).lower() for word in allowed)
             case.refuse("Found no such choice", name, f"set it to one of {words}")
 
@@ -216,7 +217,7 @@ def _check_branch(case: Case, number: int, source: str) -> None:
         )
     elif source == DISTRIBUTION:
         _check_own_branch(case, number)
-    elif number < OLDEST_IN_REPOSITORY:
+    elif case.release in REPOSITORIES and number < REPOSITORIES[case.release].first_branch:
         case.refuse(
             f"Found no driver {number} in NVIDIA's repository for {case.pretty}",
             "branch",
@@ -243,7 +244,7 @@ def _check_generations(case: Case, number: int, source: str) -> None:
     for name in dict.fromkeys(_generation_name(case, gpu) for gpu in case.gpus):
         generation = GENERATIONS[name]
         gpus = case.named([gpu for gpu in case.gpus if _generation_name(case, gpu) == name])
-        if generation.last_branch is not None and generation.last_branch < OLDEST_IN_REPOSITORY:
+        if generation.last_branch is not None and generation.last_branch < _OLDEST_SERVED:
             case.refuse(
                 f"Found {gpus}, whose last driver {generation.last_branch or 'long ago'} gets no more fixes",
                 "branch",

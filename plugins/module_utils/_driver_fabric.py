@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case, as_bool
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice, needs_nvlsm
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources import (
     DISTRIBUTION,
@@ -20,14 +20,14 @@ FABRIC_UNIT, IMEX_UNIT = "nvidia-fabricmanager.service", "nvidia-imex.service"
 
 def fabric_wished(case: Case) -> bool:
     """Whether Fabric Manager belongs here: by wish, else where there are NVSwitches to manage."""
-    wished = case.wish("fabric_manager")
-    if wished is True and not (case.facts["nvswitches"] or _nvlink5(case)):
+    wished = as_bool(case.wish("fabric_manager"))
+    if wished and not (case.facts["nvswitches"] or _nvlink5(case)):
         case.refuse(
             "Found no NVSwitch, without which Fabric Manager does not start",
             "fabric_manager",
             "set nvidia_driver_fabric_manager to auto",
         )
-    if wished in (True, False):
+    if wished is not None:
         return bool(wished)
     return bool(case.facts["nvswitches"]) or needs_nvlsm(case)
 

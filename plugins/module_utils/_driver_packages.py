@@ -8,13 +8,13 @@ from typing import Any
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_pins import version_glob
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources import (
     ARCHITECTURE_FOLDERS,
     BASE_URL,
     DEB_ARCHITECTURES,
     DEB_KEYRING,
     DISTRIBUTION,
-    DRIVER_GLOBS,
     LAST_SUFFIXED,
     NVIDIA,
     NVIDIA_DEBIAN,
@@ -32,9 +32,9 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources impo
     UBUNTU_SAME_KERNEL,
     UBUNTU_SERVER,
 )
+from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import without_password
 
 REPOSITORY_NAME = "gpufleet-nvidia-driver"
-_PIN_PRIORITY = 1001  # above 1000 also where it means a lower version
 # A package and whether its version is the driver's.
 Named = tuple[str, bool]
 
@@ -47,6 +47,8 @@ def repository(case: Case, choice: Choice) -> dict[str, Any] | None:
     row = REPOSITORIES.get(case.release)
     if choice.source != NVIDIA or row is None:
         return None
+    for name in ("repository_url", "repository_key_url"):
+        _check_address(case, name)
     folder = ARCHITECTURE_FOLDERS.get(case.system["architecture"], "x86_64")
     url = str(case.wish("repository_url") or f"{BASE_URL}/{row.folder}/{folder}").rstrip("/") + "/"
     key_url = str(case.wish("repository_key_url") or url + (row.key or DEB_KEYRING))
@@ -62,6 +64,20 @@ def repository(case: Case, choice: Choice) -> dict[str, Any] | None:
         "key_url": key_url,
         "fingerprints": fingerprints,
     }
+
+
+def _check_address(case: Case, name: str) -> None:
+    address = str(case.wish(name) or "")
+    if address and not re.match(r"(https?|file)://", address):
+        case.refuse(
+            "Found no address in these words", name, "write it whole, like https://mirror.example/debian13/x86_64/"
+        )
+    elif without_password(address) != address:
+        case.refuse(
+            "Found a name or password inside an address, which would stand in a world-readable file",
+            name,
+            "take it out and write it into a file below /etc/apt/auth.conf.d on the host",
+        )
 
 
 def _fingerprints(case: Case, known: str | None, key_url: str) -> list[str]:
@@ -86,25 +102,6 @@ def _fingerprints(case: Case, known: str | None, key_url: str) -> list[str]:
             "leave it empty and use the repository of this release",
         )
     return given or ([known] if known else [])
-
-
-def pins(case: Case, choice: Choice) -> list[dict[str, Any]]:
-    """Return own narrow pins. The branch is in Ubuntu's names, so there the archive is pinned, and nobody else's."""
-    if case.system["os_family"] == "RedHat":
-        return []
-    version = f"version {version_glob(choice)}"
-    globs = list(DRIVER_GLOBS)
-    if choice.source == DISTRIBUTION and case.release[0] == "ubuntu":
-        own = [{"packages": globs, "pin": "release o=Ubuntu", "priority": _PIN_PRIORITY}]
-        others = [{"packages": globs, "pin": "release l=NVIDIA CUDA", "priority": -1}]
-        exact = [{"packages": globs, "pin": version, "priority": _PIN_PRIORITY + 1}] if choice.version else []
-        return [*exact, *own, *others]
-    return [{"packages": globs, "pin": version, "priority": _PIN_PRIORITY}]
-
-
-def version_glob(choice: Choice) -> str:
-    """Return what the driver's packages' versions look like: the exact one with any revision, else the branch."""
-    return f"{choice.version}-*" if choice.version else f"{choice.branch}.*"
 
 
 def components(case: Case, choice: Choice) -> dict[str, list[str]]:
@@ -158,6 +155,17 @@ def ubuntu_flavours(case: Case) -> list[str]:
 def signed_by_distribution(case: Case, choice: Choice) -> bool:
     """Whether the modules come built and signed from the distribution."""
     return choice.source == DISTRIBUTION and case.release[0] == "ubuntu" and bool(ubuntu_flavours(case))
+
+
+def kernels(case: Case, choice: Choice) -> list[str]:
+    """Return the kernels that must have the module at the end.
+
+    Signed modules come for the kernel that the meta package has now; another one may have none, and is rebooted away.
+    """
+    if not signed_by_distribution(case, choice) or case.system["container"]:
+        return list(case.kernels)
+    newest = case.system["kernel_newest"]
+    return [kernel for kernel in case.kernels if kernel == newest or case.driver["on_disk"].get(kernel)]
 
 
 def _ubuntu_modules(case: Case, choice: Choice) -> list[Named]:

@@ -23,6 +23,7 @@ class Repository(NamedTuple):
     folder: str
     key: str | None
     fingerprint: str | None
+    first_branch: int = 570  # the oldest that was seen there under the names below
 
 
 _RHEL_9 = Repository("rhel9", "D42D0685.pub", "610C7B14E068A878070DA4E99CD0A493D42D0685")
@@ -30,7 +31,7 @@ _RHEL_10 = Repository("rhel10", "CDF6BA43.pub", None)
 _EB693B30 = "EB693B3035CD5710E231E123A4B469963BF863CC"
 REPOSITORIES: dict[tuple[str, str], Repository] = {
     ("debian", "12"): Repository("debian12", "3bf863cc.pub", _EB693B30),
-    ("debian", "13"): Repository("debian13", "8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200"),
+    ("debian", "13"): Repository("debian13", "8793F200.pub", "02182E60104FCDC26EAE1B8597A5D4CB8793F200", 580),
     ("ubuntu", "22.04"): Repository("ubuntu2204", "3bf863cc.pub", _EB693B30),
     ("ubuntu", "24.04"): Repository("ubuntu2404", "3bf863cc.pub", _EB693B30),
     ("ubuntu", "26.04"): Repository("ubuntu2604", None, None),
@@ -43,9 +44,6 @@ DEB_KEYRING = "cuda-archive-keyring.gpg"
 # 2026-02-01.
 SHA1_BOUND = (_EB693B30,)
 SQV_RELEASES = (("debian", "13"),)
-# The oldest branch that was seen in NVIDIA's repositories under the names below.
-OLDEST_IN_REPOSITORY = 570
-
 
 # What each release's own archive has: branch -> the components it lies in beside main.
 _DEBIAN_COMPONENTS = ("contrib", "non-free", "non-free-firmware")
@@ -157,6 +155,9 @@ DKMS_OF: dict[tuple[str, str], str] = {
     ("ubuntu", "26.04"): "3.2.2",
 }
 
+# Those of DKMS_OF that are below the floor.
+DKMS_TOO_OLD = ("3.0.10", "2.8.7", "3.0.11")
+
 # A driver's packages for pins, as glob(7) has them. The container toolkit's names begin alike and are left out: it has
 # a role and a repository of its own.
 DRIVER_GLOBS = (
@@ -180,6 +181,23 @@ DRIVER_GLOBS = (
     "nvlink5*",
     "xserver-xorg-video-nvidia*",
 )
+# The same on Ubuntu where NVIDIA's names carry the branch {b}, as Ubuntu's own do, and the few that do not.
+SUFFIXED_GLOBS = (
+    "cuda-drivers-{b}*",
+    "libnvidia-*-{b}*",
+    "nvidia-*-{b}*",
+    "nvlink5-{b}*",
+    "xserver-xorg-video-nvidia-{b}*",
+)
+UNSUFFIXED_GLOBS = (
+    "libnvsdm",
+    "libxnvctrl*",
+    "nvidia-fabricmanager",
+    "nvidia-imex",
+    "nvidia-modprobe",
+    "nvidia-persistenced",
+    "nvidia-settings",
+)
 # As unattended-upgrades wants them: expressions that are matched from a name's beginning.
 BLOCK = (
     r"nvidia-(?!container|docker|cuda-toolkit)",
@@ -197,6 +215,10 @@ BLOCK = (
     r"nvlsm$",
     r"libnvsdm",
 )
+
+# Own packages whose module does not build, and from which kernel on. Debian's 550 calls pci_resize_resource in its old
+# form.
+BUILD_FAILURES: dict[tuple[str, str, int, str], str] = {("debian", "13", 550, "open"): "6.12.107"}
 
 # GPUs that share memory through NVSwitches which are no PCI devices of NVIDIA's: their Fabric Manager needs nvlsm.
 NVLINK5_DEVICES = ("0x2901", "0x3182")  # B200, B300 SXM

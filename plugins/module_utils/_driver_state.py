@@ -32,9 +32,10 @@ def ready(case: Case, choice: Choice, plan: dict[str, Any]) -> dict[str, bool]:
     parts = {
         "source": case.ours,
         "packages": _packages_ready(case, plan),
-        "modules": _modules_ready(case, choice),
+        "modules": _modules_ready(case, choice, plan["kernels"]),
         "loaded": _loaded_ready(case, choice),
         "services": _services_ready(case, plan["services"]),
+        "mig": not plan["mig"]["changes"],
     }
     return {**parts, "all": all(parts.values())}
 
@@ -46,7 +47,9 @@ def _packages_ready(case: Case, plan: dict[str, Any]) -> bool:
 
 
 def installed(case: Case, item: str) -> bool:
-    """Whether a package of the plan, ``name`` or ``name=version``, is installed."""
+    """Whether a package of the plan, ``name`` or ``name=version`` (for DNF ``name-version``), is installed."""
+    if case.system["os_family"] == "RedHat":
+        return any(item in (name, f"{name}-{upstream(version)}") for name, version in case.packages.items())
     name, _equals, wanted = item.partition("=")
     if name.startswith("linux-headers-"):
         return name in (case.system.get("kernel_packages") or []) or name[14:] in (case.system.get("headers") or [])
@@ -54,8 +57,8 @@ def installed(case: Case, item: str) -> bool:
     return version is not None and (not wanted or fnmatchcase(version.split(":", 1)[-1], wanted))
 
 
-def _modules_ready(case: Case, choice: Choice) -> bool:
-    return bool(case.kernels) and all(_module_ready(case, choice, kernel) for kernel in case.kernels)
+def _modules_ready(case: Case, choice: Choice, kernels: list[str]) -> bool:
+    return bool(kernels) and all(_module_ready(case, choice, kernel) for kernel in kernels)
 
 
 def _module_ready(case: Case, choice: Choice, kernel: str) -> bool:
@@ -138,7 +141,7 @@ def reboot(case: Case, secure_boot: dict[str, Any]) -> dict[str, Any]:
         "required": bool(reasons),
         "reasons": reasons,
         "blockers": blockers,
-        "allowed": consent and (not blockers or bool(case.wish("force"))),
+        "allowed": consent and (not blockers or case.is_wished("force")),
     }
 
 

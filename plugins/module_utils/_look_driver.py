@@ -31,6 +31,7 @@ def look_at_installation(root: Root, packages: list[Package]) -> dict[str, Any]:
     by_hand = any(root.exists(path) for path in _RUNFILE)
     return {
         "packages": installed,
+        "held": sorted(package.name for package in packages if package.held and package.name in installed),
         "origin": "runfile" if by_hand else "package" if brought else None,
         "ours": any(root.exists(path) for path in _OURS),
         "dkms": look_at_dkms(root),

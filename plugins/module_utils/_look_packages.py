@@ -18,7 +18,15 @@ _DRIVER = re.compile(
 # The packages that carry a kernel's name hold a version; what is left is a meta package, which follows the kernels.
 _KERNEL_META = re.compile(r"linux-(image|headers)-(?!\d|unsigned-\d)(?!.*-dbg)")
 _BROKEN = ("half-installed", "half-configured", "unpacked", "triggers-awaited", "triggers-pending")
-_RPM_GLOBS = ("nvidia-*", "libnvidia-*", "kmod-nvidia*", "cuda-drivers*", "dkms", "kernel-devel-matched")
+_RPM_GLOBS = (
+    "nvidia-*",
+    "libnvidia-*",
+    "kmod-nvidia*",
+    "cuda-drivers*",
+    "dkms",
+    "kernel-headers",
+    "kernel-devel-matched",
+)
 
 
 class Package(NamedTuple):
@@ -27,6 +35,7 @@ class Package(NamedTuple):
     name: str
     state: str  # the third word of its status: installed, half-configured, config-files, ...
     version: str  # with epoch and revision
+    held: bool = False
 
 
 def read_packages(root: Root) -> list[Package]:
@@ -34,11 +43,12 @@ def read_packages(root: Root) -> list[Package]:
     found = []
     for stanza in (root.text("/var/lib/dpkg/status") or "").split("\n\n"):
         text = stanza.lstrip("\n")
-        status = re.search(r"^Status: \S+ \S+ (\S+)", text, re.MULTILINE)
+        status = re.search(r"^Status: (\S+) \S+ (\S+)", text, re.MULTILINE)
         if text.startswith("Package: ") and status:
             version = re.search(r"^Version: (\S+)", text, re.MULTILINE)
             name = text[9:].split("\n", 1)[0].strip()
-            found.append(Package(name, status.group(1), version.group(1) if version else ""))
+            wanted, state = status.groups()
+            found.append(Package(name, state, version.group(1) if version else "", wanted == "hold"))
     return found
 
 

@@ -73,7 +73,7 @@ def _planned_driver(driver: dict[str, Any]) -> list[str]:
         )
     elif driver["action"] in ("keep", "skip"):
         lines.append(f"{'kept' if driver['action'] == 'keep' else 'left alone'}: {driver['reason']}")
-    return [*lines, *driver["differs"], *(reason["text"] for reason in driver["reboot"]["reasons"])]
+    return [*lines, *driver["differs"]]
 
 
 def _torch(torch: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ A pure function of facts and wishes. docs/data.md names every field.
 from __future__ import annotations
 
 import copy
+import re
 from datetime import date
 from typing import Any
 
@@ -29,21 +30,24 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_packages imp
     conflicts,
     driver_packages,
     kernel_packages,
-    pins,
+    kernels,
     repository,
     signed_by_distribution,
     streams,
     ubuntu_flavours,
     with_versions,
 )
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_pins import pins
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources import (
     BLOCK,
+    BUILD_FAILURES,
     DEBIAN_MODULES,
     DISTRIBUTION,
     DRIVER_BYTES,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_state import (
     differences,
+    installed,
     mig,
     ready,
     reboot,
@@ -80,7 +84,7 @@ _NOTHING: dict[str, Any] = {
     "units_conditions": {},
     "expect": {"branch": None, "version": "", "flavour": None},
     "block": [],
-    "ready": dict.fromkeys(("source", "packages", "modules", "loaded", "services", "all"), True),
+    "ready": dict.fromkeys(("source", "packages", "modules", "loaded", "services", "mig", "all"), True),
     "differs": [],
     "end_of_life": {"date": None, "warning": None},
     "mig": {"wished": [], "changes": []},
@@ -158,6 +162,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
     extra = fabric_packages(case, choice, fabric)
     services = _services(case, fabric)
     state = secure_boot(case, choice)
+    source = repository(case, choice)
     plan: dict[str, Any] = {
         "action": "install",
         "reason": None,
@@ -166,9 +171,9 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         "flavour": choice.flavour,
         "source": choice.source,
         "set": choice.package_set,
-        "repository": repository(case, choice),
+        "repository": source,
         "components": components(case, choice),
-        "pins": pins(case, choice),
+        "pins": pins(case, choice, source),
         "streams": streams(case, choice),
         "packages": [
             *kernel_packages(case, choice),
@@ -177,7 +182,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         ],
         "conflicts": conflicts(case, choice, [*drivers, *extra]),
         "module": _module(case, choice),
-        "kernels": case.kernels,
+        "kernels": kernels(case, choice),
         "modprobe": {"blacklist": list(_BLACKLIST), "options": _options(case)},
         "services": services,
         "units_conditions": _conditions(services),
@@ -191,7 +196,52 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         "fabric_manager": fabric_plan(case, choice, fabric),
     }
     plan["ready"] = ready(case, choice, plan)
+    _check_kernels(case)
+    _check_held(case, plan)
+    _warn(case, choice)
     return {**plan, **_forecast(plan)}
+
+
+def _check_kernels(case: Case) -> None:
+    if not case.kernels and not case.system["container"]:
+        case.refuse(
+            f"Found the kernel {case.system['kernel']} running and no kernel on disk, so that no module can be built",
+            "state",
+            "install the distribution's own kernel, start it, and run again",
+        )
+
+
+def _check_held(case: Case, plan: dict[str, Any]) -> None:
+    """Refuse packages that somebody holds where they would have to change; apt would say it in more words."""
+    names = {item.partition("=")[0] for item in plan["packages"] if not installed(case, item)} | set(plan["conflicts"])
+    held = sorted(names & set(case.driver.get("held") or []))
+    if held:
+        case.refuse(
+            f"Found {', '.join(held)} held by apt-mark, which another version would replace",
+            "branch",
+            f"use `apt-mark unhold {' '.join(held)}` on the host first",
+        )
+
+
+def _warn(case: Case, choice: Choice) -> None:
+    own = choice.source == DISTRIBUTION
+    broken = BUILD_FAILURES.get((*case.release, choice.branch, choice.flavour)) if own else None
+    wrong = [kernel for kernel in case.kernels if broken and _release(kernel) >= _release(broken)]
+    if wrong and any(case.driver["on_disk"].get(kernel) is None for kernel in wrong):
+        case.warnings.append(
+            f"{case.pretty}'s own {choice.flavour} module {choice.branch} does not build for kernel "
+            f"{' and '.join(wrong)} (known from {broken} on); nvidia_driver_source=nvidia has one that does."
+        )
+    if own and case.release[0] == "ubuntu" and not ubuntu_flavours(case):
+        case.warnings.append(
+            "No kernel meta package that Ubuntu has signed NVIDIA modules for is installed (linux-image-generic and "
+            "others), so the module is built here by DKMS."
+        )
+
+
+def _release(kernel: str) -> list[int]:
+    """Return a kernel's upstream version: 6.12.107 for 6.12.107+deb13-amd64."""
+    return [int(number) for number in re.findall(r"\d+", kernel)[:3]]
 
 
 def _as_installed(case: Case, choice: Choice) -> Choice:
@@ -216,7 +266,7 @@ def _options(case: Case) -> dict[str, Any]:
 
 
 def _services(case: Case, fabric: bool) -> dict[str, bool]:
-    services = {PERSISTENCE_UNIT: bool(case.wish("persistence"))}
+    services = {PERSISTENCE_UNIT: case.is_wished("persistence")}
     if fabric:
         services[FABRIC_UNIT] = True
     if imex_wished(case):

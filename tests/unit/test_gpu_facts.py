@@ -48,6 +48,7 @@ def test_no_gpu(tree: Tree) -> None:
         "nouveau": False,
         "device_nodes": [],
         "packages": {},
+        "held": [],
         "origin": None,
         "ours": False,
         "dkms": [],
