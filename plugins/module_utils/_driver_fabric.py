@@ -78,11 +78,6 @@ def _check_source(case: Case, choice: Choice, wished: bool, imex: bool) -> None:
         )
 
 
-def fabric_plan(case: Case, choice: Choice, wished: bool) -> dict[str, Any]:
-    """Return the plan's ``fabric_manager``: its version is the driver's, exactly."""
-    return {"wished": wished, "version": choice.version or _installed_version(case)}
-
-
-def _installed_version(case: Case) -> str:
-    """Return the version of the driver that is installed and stays, for what must equal it."""
-    return str(case.driver["user_space"] or "")
+def fabric_plan(choice: Choice, wished: bool) -> dict[str, Any]:
+    """Return the plan's ``fabric_manager``: its version is the driver's, exactly, once there is one."""
+    return {"wished": wished, "version": choice.version if wished else ""}

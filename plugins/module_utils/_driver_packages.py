@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_pins import version_glob
@@ -247,7 +246,7 @@ def _must_go(case: Case, choice: Choice, name: str) -> bool:
     if name in _FLAVOURED[choice.flavour]:
         return True
     if case.release[0] == "debian" and name in (ONLY_DEBIAN if choice.source == NVIDIA else ONLY_NVIDIA_DEBIAN):
-        return name != "nvidia-smi" or branch_number(case.packages[name]) != choice.branch
+        return True
     suffixed = _SUFFIXED.match(name)
     if suffixed is None:
         return False

@@ -187,7 +187,7 @@ def secure_boot(case: Case, choice: Choice | None) -> dict[str, Any]:
     """Return the state, who signs the chosen module, and what is left to do for it."""
     state = case.facts["secure_boot"]
     mok = case.facts.get("mok") or {}
-    if not state or choice is None:
+    if not state or choice is None or case.system["container"]:  # from inside nothing is signed, enrolled or loaded
         return {"state": state, "signed_by": "none", "action": "none"}
     if signed_by_distribution(case, choice):
         return {"state": state, "signed_by": "distribution", "action": "none"}

@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.gpufleet.host.plugins.module_utils import _driver_branches as branches
 from ansible_collections.gpufleet.host.plugins.module_utils import _driver_sources as sources
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import chip_of
 from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
 from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import WISHES, make_plan
 from host_facts import (
@@ -778,7 +779,7 @@ def test_pins(facts: Facts, wishes: Facts, pins: list[tuple[str, int]]) -> None:
             },
             ["nvidia-kernel-dkms", "nvidia-smi"],
         ),
-        (debian("13", A100), {}, {"nvidia-smi": "580.178.04-1"}, []),
+        (debian("13", A100), {}, {"nvidia-smi": "580.178.04-1"}, None),  # it is in nvidia-driver-cuda
         (debian("13", A100), OWN, {"nvidia-driver-cuda": "580.1-1", "nvidia-kernel-open-dkms": "580.1-1"}, None),
         (debian("13", A100), {}, {"nvidia-driver-pinning-595": "595-1"}, ["nvidia-driver-pinning-595"]),
         (debian("13", A100), {}, {"nvidia-driver-pinning-580": "580-1"}, []),
@@ -915,13 +916,13 @@ def test_a_kernel_without_signed_modules_is_told() -> None:
         (debian("13", A100, secure_boot=True), {"enrolled": True}, ("mok", "none")),
         (debian("13", A100, secure_boot=True), {"enrolled": False, "pending": True}, ("mok", "pending")),
         (ubuntu("24.04", A100, secure_boot=True), {}, ("distribution", "none")),
+        (debian("13", A100, secure_boot=True, system__container=True), {}, ("none", "none")),
         (ubuntu("24.04", A100, secure_boot=True, meta=None), {}, ("mok", "stage")),
     ],
 )
 def test_secure_boot(facts: Facts, mok: Facts, expected: tuple[str, str]) -> None:
-    found = driver_of({**facts, "mok": {"certificate": "/k", "enrolled": None, "pending": None, **mok}}, {})[
-        "secure_boot"
-    ]
+    facts = {**facts, "mok": {"certificate": "/k", "enrolled": None, "pending": None, **mok}}
+    found = driver_of(facts, {"driver_in_container": True})["secure_boot"]
     assert (found["signed_by"], found["action"]) == expected
 
 
@@ -1073,6 +1074,7 @@ def test_the_summary_tells_what_becomes_of_the_driver() -> None:
 
 
 def test_a_branch_knows_its_facts() -> None:
+    assert max(number for number in range(0x10000) if chip_of(hex(number))) == branches._NEWEST_KNOWN
     numbers = [branch.number for branch in branches.BRANCHES]
     assert numbers == sorted(set(numbers))
     assert branches.newest_production() == 595
