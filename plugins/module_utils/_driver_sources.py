@@ -139,8 +139,8 @@ OWN_UBUNTU: dict[tuple[str, str], tuple[str, ...]] = {
 # Debian's own packages build the module under another name than everyone else, and load it under the alias `nvidia`.
 DEBIAN_MODULES = {"proprietary": "nvidia-current", "open": "nvidia-current-open"}
 
-# Installed packages of Debian's own that NVIDIA's cannot stand beside (its nvidia-driver-cuda has nvidia-smi inside), and
-# the reverse. A host moves from one source to the other in one transaction; the rest is upgraded under its own name.
+# Installed packages of Debian's own that NVIDIA's cannot stand beside, and the reverse. There, nvidia-driver-cuda has
+# nvidia-smi inside. A host moves from one source to the other in one transaction, the rest under its own name.
 ONLY_DEBIAN = ("nvidia-open-kernel-dkms", "nvidia-open-kernel-support", "nvidia-smi")
 ONLY_NVIDIA_DEBIAN = ("nvidia-kernel-open-dkms", "nvidia-driver-cuda", "nvidia-open", "cuda-drivers")
 
