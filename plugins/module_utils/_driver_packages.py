@@ -105,6 +105,8 @@ def _fingerprints(case: Case, known: str | None, key_url: str) -> list[str]:
 
 def components(case: Case, choice: Choice) -> dict[str, list[str]]:
     """Return which components of the distribution's own archive are needed, and which of them are off."""
+    if case.system["os_family"] == "RedHat":  # DKMS is in the one, and what it needs in the other
+        return {"needed": ["epel", "crb"], "missing": []}
     if choice.source == DISTRIBUTION:
         needed = list(OWN_BRANCHES.get(case.release, {}).get(choice.branch, ()))
     else:  # NVIDIA's packages for Debian build upon some of contrib
@@ -180,7 +182,8 @@ def kernel_packages(case: Case, choice: Choice) -> list[str]:
     if signed_by_distribution(case, choice):
         return []
     if case.system["os_family"] == "RedHat":
-        return ["kernel-devel-matched", "kernel-headers", "dkms"]
+        uek = "uek" in (case.system["kernel"] or "")  # Oracle's own kernel
+        return [*(["kernel-uek-devel"] if uek else ["kernel-devel-matched", "kernel-headers"]), "dkms"]
     present = case.system.get("headers") or []
     own = (
         []

@@ -222,6 +222,8 @@ BUILD_FAILURES: dict[tuple[str, str, int, str], str] = {("debian", "13", 550, "o
 
 # GPUs that share memory through NVSwitches which are no PCI devices of NVIDIA's: their Fabric Manager needs nvlsm.
 NVLINK5_DEVICES = ("0x2901", "0x3182")  # B200, B300 SXM
+# nvlsm speaks to the switches by a kernel interface of this version; the RHEL family has it in its older numbers too.
+NVLINK5_KERNEL = (5, 17)
 # GPUs of a rack that shares memory between nodes, by nvidia-imex.
 IMEX_DEVICES = ("0x2941", "0x31c2")  # GB200, GB300
 

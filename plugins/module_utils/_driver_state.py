@@ -9,6 +9,7 @@ from typing import Any
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_fabric import fabric_differences
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_packages import signed_by_distribution
 
 # What systemctl says of a unit that starts with the host.
@@ -112,7 +113,7 @@ def differences(case: Case, choice: Choice) -> list[str]:
         found.append(f"The newest kernel {newest} has no NVIDIA module, so the next start has no driver.")
     if driver.get("origin") == "runfile":
         found.append("The driver was installed by NVIDIA's .run installer, which no package manager keeps up to date.")
-    return found
+    return found + (fabric_differences(case) if loaded else [])
 
 
 # --- reboot ----------------------------------------------------------------------------------------------------------

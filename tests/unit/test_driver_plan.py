@@ -331,6 +331,9 @@ TABLE: dict[str, Row] = {
         "F2.1", ubuntu("26.04", A100), {**NVIDIAS, "driver_repository_fingerprints": [FINGERPRINT]},
         "580 open nvidia compute",
     ),
+    "ubuntu 22.04 with its first kernel, b200 x8": row(
+        "F2.5", ubuntu("22.04", *[B200] * 8), {}, "refuse", "the kernel 5.15.0-160-generic", "need 5.17 or newer"
+    ),
     # --- RHEL and its kin
     "rocky 9": row(
         "F2.2", enterprise("rocky", "9.6", A100), {}, "580 open nvidia compute", "kmod-nvidia-open-dkms",
@@ -338,6 +341,10 @@ TABLE: dict[str, Row] = {
     ),
     "rhel 9, volta": row(
         "F2.2", enterprise("rhel", "9.4", V100), {}, "580 proprietary nvidia compute", "kmod-nvidia-latest-dkms"
+    ),
+    "oracle 9 with its own kernel": row(
+        "F2.2", enterprise("ol", "9.6", A100, system__kernel="5.15.0-310.el9uek.x86_64"), {}, "580 open nvidia compute",
+        "kernel-uek-devel",
     ),
     "alma 10": row("F2.1", enterprise("almalinux", "10.1", A100), {}, "refuse", "CDF6BA43.pub", "fingerprints"),
     "alma 10, with a fingerprint": row(
@@ -575,6 +582,9 @@ def converge(facts: Facts, plan: Facts) -> Facts:
     version = plan["version"] or f"{plan['branch']}.178.04"
     for item in plan["packages"]:
         name, _equals, glob = item.partition("=")
+        if system["os_family"] == "RedHat":
+            driver["packages"][name.removesuffix(f"-{version}")] = f"{version}-1.el9"
+            continue
         installed = glob.replace(f"{plan['branch']}.*", f"{version}-1").replace("*", "1ubuntu1")
         driver["packages"][name] = installed or "1:1.0-1"
         kernel = name.removeprefix("linux-headers-")
@@ -582,8 +592,6 @@ def converge(facts: Facts, plan: Facts) -> Facts:
             system["headers" if kernel[0].isdigit() else "kernel_packages"].append(
                 kernel if kernel[0].isdigit() else name
             )
-        if system["os_family"] == "RedHat":
-            driver["packages"][name.removesuffix(f"-{version}")] = f"{version}-1.el9"
     for name in plan["conflicts"]:
         driver["packages"].pop(name, None)
     driver.update(
@@ -891,6 +899,21 @@ def test_a_kept_driver_is_told_to_differ() -> None:
     assert "branch 580 is planned" in plan["differs"][0]
     assert plan["expect"] == {"branch": 570, "version": "570.211.01", "flavour": "proprietary"}
     assert plan["packages"] == plan["changes"] == []
+
+
+@pytest.mark.parametrize(
+    ("packages", "piece"),
+    [
+        ({}, "no Fabric Manager"),
+        ({"nvidia-fabricmanager": "580.95.05-1"}, "Fabric Manager is 580.95.05-1"),
+        ({"nvidia-fabricmanager-580": "580.178.04-0ubuntu1"}, None),
+    ],
+)
+def test_a_kept_driver_with_nvswitches_needs_its_fabric_manager(packages: dict[str, str], piece: str | None) -> None:
+    facts = host(*[H100] * 8, nvswitches=SWITCHES, driver__packages=packages)
+    differs = driver_of(facts, {})["differs"]
+    assert len(differs) == (0 if piece is None else 1)
+    assert piece is None or piece in differs[0]
 
 
 def test_debians_known_build_failure_is_told_before_the_build() -> None:
