@@ -205,11 +205,9 @@ def _header_metas(case: Case) -> list[str]:
 
 
 def with_versions(case: Case, choice: Choice, named: list[Named]) -> list[str]:
-    """Return the names as apt takes them: those of the driver's version bound to it, or to the branch."""
-    bound = version_glob(choice)
-    if case.system["os_family"] == "RedHat":
-        return [f"{name}-{choice.version}" if exact and choice.version else name for name, exact in named]
-    return [f"{name}={bound}" if exact else name for name, exact in named]
+    """Return the names as apt (or DNF) takes them: those of the driver's version bound to it, or to the branch."""
+    between = "-" if case.system["os_family"] == "RedHat" else "="
+    return [f"{name}{between}{version_glob(choice)}" if exact else name for name, exact in named]
 
 
 def streams(case: Case, choice: Choice) -> dict[str, Any] | None:

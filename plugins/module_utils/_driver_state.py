@@ -16,11 +16,6 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_packages imp
 _STARTS = ("enabled", "enabled-runtime", "static", "alias", "generated")
 
 
-def upstream(version: str) -> str:
-    """Return a package version without epoch and revision."""
-    return version.split(":", 1)[-1].split("-", 1)[0]
-
-
 def right_version(choice: Choice, version: str | None) -> bool:
     """Whether a driver version is the wished one, or of the wished branch."""
     if version is None:
@@ -50,7 +45,9 @@ def _packages_ready(case: Case, plan: dict[str, Any]) -> bool:
 def installed(case: Case, item: str) -> bool:
     """Whether a package of the plan, ``name`` or ``name=version`` (for DNF ``name-version``), is installed."""
     if case.system["os_family"] == "RedHat":
-        return any(item in (name, f"{name}-{upstream(version)}") for name, version in case.packages.items())
+        return item in case.packages or any(
+            fnmatchcase(f"{name}-{version}", item) for name, version in case.packages.items()
+        )
     name, _equals, wanted = item.partition("=")
     if name.startswith("linux-headers-"):
         return name in (case.system.get("kernel_packages") or []) or name[14:] in (case.system.get("headers") or [])

@@ -336,11 +336,11 @@ TABLE: dict[str, Row] = {
     ),
     # --- RHEL and its kin
     "rocky 9": row(
-        "F2.2", enterprise("rocky", "9.6", A100), {}, "580 open nvidia compute", "kmod-nvidia-open-dkms",
-        "nvidia-driver-cuda", "kernel-devel-matched",
+        "F2.2", enterprise("rocky", "9.6", A100), {}, "580 open nvidia compute", "kmod-nvidia-open-dkms-580.*",
+        "nvidia-driver-cuda-580.*", "kernel-devel-matched",
     ),
     "rhel 9, volta": row(
-        "F2.2", enterprise("rhel", "9.4", V100), {}, "580 proprietary nvidia compute", "kmod-nvidia-latest-dkms"
+        "F2.2", enterprise("rhel", "9.4", V100), {}, "580 proprietary nvidia compute", "kmod-nvidia-latest-dkms-580.*"
     ),
     "oracle 9 with its own kernel": row(
         "F2.2", enterprise("ol", "9.6", A100, system__kernel="5.15.0-310.el9uek.x86_64"), {}, "580 open nvidia compute",
@@ -583,7 +583,7 @@ def converge(facts: Facts, plan: Facts) -> Facts:
     for item in plan["packages"]:
         name, _equals, glob = item.partition("=")
         if system["os_family"] == "RedHat":
-            driver["packages"][name.removesuffix(f"-{version}")] = f"{version}-1.el9"
+            driver["packages"][re.sub(r"-\d{3}\..*", "", name)] = f"{version}-1.el9"
             continue
         installed = glob.replace(f"{plan['branch']}.*", f"{version}-1").replace("*", "1ubuntu1")
         driver["packages"][name] = installed or "1:1.0-1"
@@ -851,6 +851,13 @@ def test_components_that_are_off_are_named() -> None:
         "restricted",
         "multiverse",
     ]
+
+
+def test_dnf_sees_another_branch_too() -> None:
+    facts = enterprise("rocky", "9.6", A100)
+    after = converge(facts, driver_of(facts, {}))
+    assert driver_of(after, {})["ready"]["packages"] is True
+    assert driver_of(after, {"driver_branch": 595})["ready"]["packages"] is False
 
 
 def test_fabric_manager_equals_the_driver_that_stays() -> None:
