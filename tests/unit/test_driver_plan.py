@@ -160,6 +160,7 @@ TABLE: dict[str, Row] = {
     "a jetson": row("D", debian("13", system__jetson=True, **ARM), {}, "skip", "L4T"),
     "wsl": row("D", host(RTX_4090, system__wsl=True, held="dxgkrnl"), {}, "skip", "Windows"),
     "a container": row("D", debian("13", A100, system__container=True), {}, "skip", "nvidia_driver_in_container"),
+    "a container on a host without a gpu": row("D", debian("13", system__container=True), {}, "none", "no NVIDIA GPU"),
     "a container that shall have it": row(
         "D", debian("13", system__container=True, system__kernel_packages=[], system__kernels_installed=[]),
         {"driver_in_container": True}, "580 open nvidia compute", "linux-headers-amd64", "nvidia-driver-cuda=580.*",
