@@ -146,7 +146,7 @@ ONLY_NVIDIA_DEBIAN = ("nvidia-kernel-open-dkms", "nvidia-driver-cuda", "nvidia-o
 
 # NVIDIA's newer packages need this DKMS, and its repository brings it; what the releases have themselves.
 DKMS_FLOOR = "3.1.8"
-DKMS_FLOOR_FROM = 590
+DKMS_FLOOR_FROM = 580
 DKMS_OF: dict[tuple[str, str], str] = {
     ("debian", "12"): "3.0.10",
     ("debian", "13"): "3.2.2",
@@ -158,8 +158,8 @@ DKMS_OF: dict[tuple[str, str], str] = {
 # Those of DKMS_OF that are below the floor.
 DKMS_TOO_OLD = ("3.0.10", "2.8.7", "3.0.11")
 
-# A driver's packages for pins, as glob(7) has them. The container toolkit's names begin alike and are left out: it has
-# a role and a repository of its own.
+# A driver's packages for pins, as glob(7) has them. The container toolkit's names begin alike and are left out, as it
+# has a role and a repository of its own; so are CUDA's, GPUDirect Storage's and cuDNN's.
 DRIVER_GLOBS = (
     "cuda-drivers*",
     "firmware-nvidia-*",
@@ -176,7 +176,8 @@ DRIVER_GLOBS = (
     "libnvoptix1*",
     "libnvsdm*",
     "libxnvctrl*",
-    "nvidia-[!c]*",
+    "nvidia-[!cfg]*",
+    "nvidia-f[!s]*",
     "nvidia-compute-utils*",
     "nvlink5*",
     "xserver-xorg-video-nvidia*",

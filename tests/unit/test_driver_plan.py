@@ -566,6 +566,9 @@ def check_pins(plan: Facts) -> None:
         assert len({pin["pin"].split()[0] == "version" for pin in hits}) <= 1, (name, hits)
         assert not equals or [pin for pin in hits if pin["priority"] > 1000], name
     for foreign in (
+        "nvidia-gds",
+        "nvidia-fs-dkms",
+        "nvidia-cudnn",
         "nvidia-container-toolkit",
         "libnvidia-container1",
         "nvidia-cuda-toolkit",
@@ -761,7 +764,7 @@ def test_the_yum_repository_and_the_module_stream() -> None:
         (
             ubuntu("24.04", A100),
             {**NVIDIAS, "driver_repository_url": "https://mirror/x"},
-            [("release o=Ubuntu", -1), ('origin "mirror"', 1001), ("version 580.*", 1001)],
+            [('origin "mirror"', 1001), ("release o=Ubuntu", -1), ('origin "mirror"', 1001), ("version 580.*", 1001)],
         ),
         (
             ubuntu("26.04", A100),
