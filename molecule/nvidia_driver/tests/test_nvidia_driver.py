@@ -95,11 +95,9 @@ def test_unattended_upgrades_leaves_the_driver_alone(host: Any) -> None:
     """By the patterns as apt hands them over, matched as unattended-upgrades does."""
     told = host.run("apt-config dump Unattended-Upgrade::Package-Blacklist").stdout
     patterns = re.findall(r'Package-Blacklist:: "(.*)";', told)
-    assert [name for name in ("nvidia-driver-cuda", "libcuda1", "bash") if any(re.match(p, name) for p in patterns)] == [
-        "nvidia-driver-cuda",
-        "libcuda1",
-    ]
-    assert not [name for name in ("nvidia-container-toolkit", "dkms") if any(re.match(p, name) for p in patterns)]
+    names = ["nvidia-driver-cuda", "libcuda1", "nvidia-container-toolkit", "dkms", "bash"]
+    blocked = [name for name in names if any(re.match(pattern, name) for pattern in patterns)]
+    assert blocked == ["nvidia-driver-cuda", "libcuda1"]
 
 
 def test_the_persistence_daemon_starts_with_the_host(host: Any) -> None:
@@ -152,9 +150,8 @@ def test_no_space_left_leaves_all_as_before(host: Any, again: Again) -> None:
 
 def test_another_branch_waits_for_a_held_lock(host: Any, again: Again) -> None:
     """Somebody else's apt runs at the same time; then the driver moves in one transaction."""
-    hold = (
-        "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(25)"
-    )
+    lock = "f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    hold = f"import fcntl, time; {lock}; time.sleep(25)"
     begun = time.monotonic()
     holder = threading.Thread(target=host.run, args=("python3 -c %s", hold))
     holder.start()
@@ -208,7 +205,8 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
         if host.run("dpkg --audit").stdout.strip() or "dpkg" in host.run("cat /proc/[0-9]*/comm").stdout.split():
             break
         time.sleep(0.1)
-    host.run("for p in /proc/[0-9]*; do case $(cat $p/comm) in apt-get|dpkg|dkms|make|cc1) kill -9 ${p#/proc/};; esac; done")
+    theirs = "apt-get|dpkg|dkms|make|cc1"
+    host.run(f"for p in /proc/[0-9]*; do case $(cat $p/comm) in {theirs}) kill -9 ${{p#/proc/}};; esac; done")
     run = again()
     assert run.ok, run.sentence
     assert installed(host) == known(host, "580")[-1]
@@ -217,7 +215,8 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
 
 
 def test_a_half_configured_package_is_finished(host: Any, again: Again) -> None:
-    assert host.run("cd /tmp && apt-get download -q nvidia-persistenced && dpkg --unpack nvidia-persistenced_*.deb").rc == 0
+    package = "nvidia-persistenced"
+    assert host.run(f"cd /tmp && apt-get download -q {package} && dpkg --unpack {package}_*.deb").rc == 0
     assert host.run("dpkg-query -W -f '${Status}' nvidia-persistenced").stdout == "install ok unpacked"
     run = again()
     assert run.ok, run.sentence
@@ -239,7 +238,7 @@ def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> No
     assert host.run("dkms remove nvidia/%s -k %s && rm -r /lib/modules/%s", module(host, "version"), late, late).rc == 0
 
 
-# --- steps that a container cannot really take, on a host that is made up ------------------------------------------------
+# --- steps that a container cannot really take, on a host that is made up --------------------------------------------
 
 BUSY = "process 4242 (python) of alice in container 0123456789ab"
 DUE = {
@@ -301,7 +300,7 @@ def test_the_key_is_staged_and_its_password_is_nowhere(host: Any, again: Again) 
     }
     run = again(playbook="trial.yml", **wishes)
     assert "set nvidia_driver_mok_password" in run.sentence
-    run = again("--diff", "-vvv", playbook="trial.yml", **wishes, nvidia_driver_mok_password="hunter2hunter2")
+    run = again("--diff", "-vvv", playbook="trial.yml", **wishes | {"nvidia_driver_mok_password": "hunter2hunter2"})
     assert run.ok, run.sentence
     assert "pending enrolment at console" in said(run)
     arguments, digest = host.file("/root/mok.log").content_string.splitlines()
