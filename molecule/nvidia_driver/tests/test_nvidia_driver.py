@@ -15,8 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Again = Callable[..., Any]
 DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
@@ -241,50 +239,46 @@ def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> No
 # --- steps that a container cannot really take, on a host that is made up --------------------------------------------
 
 BUSY = "process 4242 (python) of alice in container 0123456789ab"
-DUE = {
-    "required": True,
-    "reasons": [{"code": "loaded_differs", "text": "driver 580.159.03 is loaded, and 580.178.04 is on disk"}],
-    "blockers": [],
-}
+TEXT = "driver 580.159.03 is loaded, and 580.178.04 is on disk"
+DUE: dict[str, Any] = {"required": True, "reasons": [{"code": "loaded_differs", "text": TEXT}]}
 ALONE = {"system": {"container": False}}
+REBOOTS: list[dict[str, Any]] = [
+    {"facts": ALONE},
+    {"facts": ALONE, "reboot": "if_needed", "blockers": [BUSY]},
+    {"facts": ALONE, "reboot": "if_needed", "blockers": [BUSY], "force": True},
+    {"reboot": "if_needed", "force": True},
+]
 
 
-def said(run: Any) -> str:
-    return json.dumps(run.result)
+def said(run: Any, task: str = "") -> str:
+    """Return what the tasks of this name said, or all of them."""
+    tasks = [each for play in run.result["plays"] for each in play["tasks"] if task in each["task"]["name"]]
+    return json.dumps([each["hosts"] for each in tasks])
 
 
-@pytest.mark.parametrize(
-    ("wishes", "blockers", "reason"),
-    [
-        ({}, [], "nvidia_driver_reboot is never"),
-        ({"nvidia_driver_reboot": "if_needed"}, [BUSY], f"the GPU is in use by {BUSY}"),
-        ({"nvidia_driver_reboot": "if_needed", "ansible_connection": "local"}, [], "reached by a local connection"),
-    ],
-    ids=["no consent", "in use", "this machine"],
-)
-def test_a_reboot_is_said_and_not_made(again: Again, wishes: dict[str, Any], blockers: list[str], reason: str) -> None:
-    plan = {"reboot": DUE | {"blockers": blockers}}
-    run = again("--check", playbook="trial.yml", trial="reboot.yml", trial_facts=ALONE, trial_plan=plan, **wishes)
-    assert run.ok, run.sentence
-    assert run.changed == 0
-    assert reason in said(run)
-    assert "580.178.04 is on disk" in said(run)
-    assert "then the same command again" in said(run)
-
-
-def test_a_reboot_with_consent_is_made(again: Again) -> None:
-    wishes = {"nvidia_driver_reboot": "if_needed", "nvidia_driver_force": True}
-    plan = {"reboot": DUE | {"blockers": [BUSY]}}
-    run = again("--check", playbook="trial.yml", trial="reboot.yml", trial_facts=ALONE, trial_plan=plan, **wishes)
+def test_a_reboot_is_made_with_consent_alone(again: Again) -> None:
+    """In check mode: the last but one would do it."""
+    steps = [
+        {**row, "step": "reboot.yml", "plan": {"reboot": DUE | {"blockers": row.get("blockers", [])}}}
+        for row in REBOOTS
+    ]
+    run = again("--check", playbook="trial.yml", trials=steps)
     assert run.ok, run.sentence
     assert run.changed == 1
+    spoken = said(run, "Say that a reboot is due")
+    assert spoken.count("then the same command again") == 3
+    assert spoken.count(TEXT) == 3
+    assert "because nvidia_driver_reboot is never" in spoken
+    assert f"because the GPU is in use by {BUSY}" in spoken
+    assert "because a container has no kernel of its own" in spoken
 
 
-def test_a_container_is_never_rebooted(again: Again) -> None:
-    wishes = {"nvidia_driver_reboot": "if_needed", "nvidia_driver_force": True}
-    run = again("--check", playbook="trial.yml", trial="reboot.yml", trial_plan={"reboot": DUE}, **wishes)
+def test_this_machine_is_never_rebooted(again: Again) -> None:
+    step = {"step": "reboot.yml", "facts": ALONE, "plan": {"reboot": DUE}, "reboot": "if_needed", "force": True}
+    run = again("--check", playbook="trial.yml", trials=[step], ansible_connection="local")
+    assert run.ok, run.sentence
     assert run.changed == 0
-    assert "a container has no kernel of its own" in said(run)
+    assert "this host is reached by a local connection" in said(run)
 
 
 def script(host: Any, path: str, *lines: str) -> None:
@@ -293,14 +287,12 @@ def script(host: Any, path: str, *lines: str) -> None:
 
 def test_the_key_is_staged_and_its_password_is_nowhere(host: Any, again: Again) -> None:
     script(host, "/usr/local/bin/mokutil", 'echo "$@" > /root/mok.log; cat "$4" >> /root/mok.log')
-    wishes = {
-        "trial": "secure_boot.yml",
-        "trial_plan": {"secure_boot": {"action": "stage"}},
-        "trial_facts": {"mok": {"certificate": "/root/mok.der"}},
-    }
-    run = again(playbook="trial.yml", **wishes)
+    step = {"step": "secure_boot.yml", "plan": {"secure_boot": {"action": "stage"}}}
+    step |= {"facts": {"mok": {"certificate": "/root/mok.der"}}}
+    run = again("--check", playbook="trial.yml", trials=[step])
     assert "set nvidia_driver_mok_password" in run.sentence
-    run = again("--diff", "-vvv", playbook="trial.yml", **wishes | {"nvidia_driver_mok_password": "hunter2hunter2"})
+    password = {"nvidia_driver_mok_password": "hunter2hunter2"}
+    run = again("--diff", "-vvv", playbook="trial.yml", trials=[step], **password)
     assert run.ok, run.sentence
     assert "pending enrolment at console" in said(run)
     arguments, digest = host.file("/root/mok.log").content_string.splitlines()
@@ -320,17 +312,16 @@ LISTING = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)"
 def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
     answer = f'case "$*" in -L) echo "{LISTING}" ;; *) echo "$@" >> /root/mig.log ;; esac'
     script(host, "/usr/local/bin/nvidia-smi", answer)
+    facts = {"gpus": [{"uuid": "GPU-aaaa", "mig": False}]}
+    step = {"step": "mig.yml", "facts": facts}
     wishes = {
-        "trial": "mig.yml",
         "nvidia_driver_mig": [{"gpus": "all", "profiles": ["1g.10gb", "2g.20gb"]}],
-        "trial_facts": {"gpus": [{"uuid": "GPU-aaaa", "mig": False}]},
         "nvidia_driver_drain_command": ["sh", "-c", "echo drain >> /root/mig.log"],
         "nvidia_driver_resume_command": ["sh", "-c", "echo resume >> /root/mig.log"],
     }
-    busy = {"reboot": {"blockers": [BUSY]}}
-    assert BUSY in again(playbook="trial.yml", **wishes, trial_plan=busy).sentence
-    assert not host.file("/root/mig.log").exists
-    run = again(playbook="trial.yml", **wishes)
+    busy = step | {"plan": {"reboot": {"blockers": [BUSY]}}}
+    assert BUSY in again("--check", playbook="trial.yml", trials=[busy], **wishes).sentence
+    run = again(playbook="trial.yml", trials=[step], **wishes)
     assert run.ok, run.sentence
     assert host.file("/root/mig.log").content_string.splitlines() == [
         "drain",
@@ -340,7 +331,8 @@ def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
     ]
     slow = wishes | {"nvidia_driver_drain_command": ["sleep", "60"], "nvidia_driver_drain_timeout": 1}
     begun = time.monotonic()
-    assert "nvidia_driver_drain_command (sleep 60)" in again(playbook="trial.yml", **slow).sentence
+    run = again(playbook="trial.yml", trials=[step], **slow)
+    assert "nvidia_driver_drain_command (sleep 60) ended with no answer in 1 s" in run.sentence
     assert time.monotonic() - begun < 30
     host.run("rm /usr/local/bin/nvidia-smi /root/mig.log")
 
