@@ -281,6 +281,14 @@ def test_this_machine_is_never_rebooted(again: Again) -> None:
     assert "this host is reached by a local connection" in said(run)
 
 
+def test_a_host_without_systemd_gets_the_rest(again: Again) -> None:
+    """Here its drop-ins would go, as the host that is made up has nothing that reads them."""
+    step = {"step": "present.yml", "facts": {"system": {"service_manager": "none"}}}
+    run = again("--check", playbook="trial.yml", trials=[step])
+    assert run.ok, run.sentence
+    assert "services are left out, because this host has no systemd" in said(run)
+
+
 def script(host: Any, path: str, *lines: str) -> None:
     assert host.run("printf '%%s\\n' '#!/bin/sh' %s > %s && chmod 755 %s", "\n".join(lines), path, path).rc == 0
 
