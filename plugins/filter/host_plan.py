@@ -8,8 +8,8 @@ short_description: Plan a GPU host from its facts and the wishes
 version_added: 0.1.0
 description:
   - A pure function of what M(gpufleet.host.gpu_facts) found and what the user wishes.
-  - Decides the torch channel, forecasts disk and downloads, and collects everything that cannot be, each as one
-    sentence with the variable's name and a remedy.
+  - Decides the NVIDIA driver (branch, flavour, source, packages) and the torch channel, forecasts disk and
+    downloads, and collects everything that cannot be, each as one sentence with the variable's name and a remedy.
 positional: wishes
 options:
   _input:

@@ -10,6 +10,7 @@ import struct
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import NVIDIA_VENDOR, chip_of
+from ansible_collections.gpufleet.host.plugins.module_utils._look_storage import user_name
 from ansible_collections.gpufleet.host.plugins.module_utils._root import Root
 
 _PCI = "/sys/bus/pci/devices"
@@ -25,8 +26,8 @@ _LIBRARY_DIRECTORIES = (
     "/usr/lib/aarch64-linux-gnu/nvidia/current",
 )
 # Debian names the module nvidia-current (and after a legacy branch), everyone else nvidia.
-_MODULE = re.compile(r"(?:^|/)nvidia(?:-current|-tesla(?:-\d+)?)?\.ko(?:\.(?:xz|gz|zst))?$")
-_LOADED = ("nvidia", "nvidia_current", "nvidia_tesla")
+_MODULE = re.compile(r"(?:^|/)nvidia(?:-current(?:-open)?|-tesla(?:-\d+)?)?\.ko(?:\.(?:xz|gz|zst))?$")
+_LOADED = ("nvidia", "nvidia_current", "nvidia_current_open", "nvidia_tesla")
 
 Gpu = dict[str, Any]
 
@@ -79,7 +80,25 @@ def _gpu(root: Root, address: str) -> Gpu | None:
         "numa_node": node if node is not None and node >= 0 else None,
         "uuid": uuid if uuid and "?" not in uuid else None,
         "mig": _mig(root, information, bool(chip and chip.mig_capable)) if chip else None,
+        "vgpu": is_vgpu(root.data(f"{device}/config", 256)),
     }
+
+
+def is_vgpu(config: bytes | None) -> bool | None:
+    """Whether a GPU is a slice that a hypervisor made: its vendor-specific PCI capability then begins with "VF".
+
+    Only root may read the part of the configuration space where the capabilities are; without it nothing is known.
+    """
+    if config is None or len(config) < 256:
+        return None
+    at = config[0x34] if config[0x06] & 0x10 else 0  # the device has a list of capabilities
+    for _hop in range(48):  # as many as fit, should the list be a ring
+        if not 0x40 <= at <= 0xFA:
+            return False
+        if config[at] == 0x09:
+            return config[at + 3 : at + 5] == b"VF"
+        at = config[at + 1]
+    return False
 
 
 def _information(root: Root, address: str) -> dict[str, str]:
@@ -173,6 +192,7 @@ def _wsl_gpu(row: dict[str, str | None]) -> Gpu:
         "kernel_driver": "dxgkrnl",
         "display": False,
         "numa_node": None,
+        "vgpu": False,
     }
     spoken = _spoken(row)
     spoken["compute_capability"] = spoken["compute_capability"] or (chip.compute_capability if chip else None)
@@ -294,7 +314,16 @@ def look_at_processes(root: Root) -> list[dict[str, Any]]:
             continue
         opened = (root.link(f"/proc/{pid}/fd/{number}") or "" for number in root.names(f"/proc/{pid}/fd"))
         if any(re.match(r"/dev/nvidia(\d+|-uvm)$", target) for target in opened):
-            found.append({"pid": int(pid), "name": root.text(f"/proc/{pid}/comm"), "uid": _uid(root, pid)})
+            uid = _uid(root, pid)
+            found.append(
+                {
+                    "pid": int(pid),
+                    "name": root.text(f"/proc/{pid}/comm"),
+                    "uid": uid,
+                    "user": user_name(root, uid),
+                    "container": container_of(root.text(f"/proc/{pid}/cgroup")),
+                }
+            )
     return found
 
 
@@ -304,6 +333,17 @@ def _uid(root: Root, pid: str) -> int | None:
         if words[:1] == ["Uid:"] and len(words) > 1 and words[1].isdigit():
             return int(words[1])
     return None
+
+
+def container_of(groups: str | None) -> str | None:
+    """Return the id of the container that a process's control group is named after."""
+    hashes = re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", groups or "")
+    if hashes:
+        return str(hashes[-1])  # the innermost
+    named = re.search(
+        r"/(?:lxc(?:\.payload)?[./]|machine\.slice/machine-)([\w.-]+?)(?:\.scope)?(?:/|$)", groups or "", re.M
+    )
+    return named.group(1) if named else None
 
 
 def reboot_reasons(root: Root, driver: dict[str, Any], kernel: str | None, container: bool) -> list[str]:

@@ -136,6 +136,17 @@ def _user(root: Root, uid: int, gid: int, home: str, group: str | None, groups: 
     }
 
 
+def user_name(root: Root, uid: int | None) -> str | None:
+    """Return the name of a user id."""
+    if uid is None:
+        return None
+    if root.is_live:
+        with contextlib.suppress(KeyError, OSError, OverflowError):
+            return pwd.getpwuid(uid).pw_name
+        return None
+    return next((fields[0] for fields in _table(root, "/etc/passwd", 7) if fields[2] == str(uid)), None)
+
+
 def _group_name(gid: int) -> str | None:
     with contextlib.suppress(KeyError, OSError):
         return grp.getgrgid(gid).gr_name

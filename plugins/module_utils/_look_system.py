@@ -7,6 +7,17 @@ import re
 import sys
 from typing import Any
 
+from ansible_collections.gpufleet.host.plugins.module_utils._look_packages import (
+    Package,
+    broken_packages,
+    kernel_packages,
+    look_at_archive,
+)
+from ansible_collections.gpufleet.host.plugins.module_utils._look_session import (
+    look_at_display,
+    look_at_headers,
+    look_at_jetson,
+)
 from ansible_collections.gpufleet.host.plugins.module_utils._root import Root, to_int, version_key
 
 # A cgroup v1 memory limit at or above this means "none": the kernel writes PAGE_COUNTER_MAX there.
@@ -38,7 +49,7 @@ _DMI_VENDORS = (
 _BARE_AMAZON = re.compile(r"\.metal")
 
 
-def look_at_system(root: Root) -> dict[str, Any]:
+def look_at_system(root: Root, packages: list[Package]) -> dict[str, Any]:
     """Return the ``system`` fact."""
     release = _os_release(root)
     identity = " ".join((release.get("ID", ""), release.get("ID_LIKE", ""))).lower()
@@ -57,10 +68,16 @@ def look_at_system(root: Root) -> dict[str, Any]:
         "kernel": kernel,
         "kernels_installed": kernels,
         "kernel_newest": kernels[-1] if kernels else None,
+        "kernel_packages": kernel_packages(packages),
+        "headers": look_at_headers(root),
+        "packages_broken": broken_packages(packages),
+        "archive": look_at_archive(root, release.get("VERSION_CODENAME")),
         "service_manager": "systemd" if root.is_directory("/run/systemd/system") else "none",
         "virtualization": container or ("wsl" if wsl else _machine(root)),
         "container": container is not None,
         "wsl": wsl,
+        "jetson": look_at_jetson(root),
+        "display": look_at_display(root),
         "boot_id": root.text("/proc/sys/kernel/random/boot_id"),
         "python": {"version": ".".join(str(part) for part in sys.version_info[:3]), "executable": sys.executable},
         "is_root": os.geteuid() == 0,
@@ -241,16 +258,15 @@ _ENGINES: dict[str, tuple[tuple[str, ...], str, tuple[str, ...]]] = {
 }
 
 
-def look_at_engines(root: Root) -> dict[str, str | None]:
+def look_at_engines(root: Root, packages: list[Package]) -> dict[str, str | None]:
     """Return the ``engines`` fact, with the container toolkit under ``toolkit``.
 
     dpkg's own file answers without a command; only a binary that no deb package brought is asked itself.
     """
-    wanted = {package for packages, _binary, _argv in _ENGINES.values() for package in packages}
-    installed = _deb_versions(root, wanted)
+    installed = {package.name: package.version for package in packages if package.state == "installed"}
     found: dict[str, str | None] = {}
-    for name, (packages, binary, argv) in _ENGINES.items():
-        version = next((installed[package] for package in packages if package in installed), None)
+    for name, (names, binary, argv) in _ENGINES.items():
+        version = next((_upstream(installed[package]) for package in names if package in installed), None)
         if version is None and root.exists(binary):
             spoken = re.search(r"\d+\.\d+[\w.+~-]*", root.command(*argv) or "")
             version = spoken.group(0) if spoken else None
@@ -258,16 +274,6 @@ def look_at_engines(root: Root) -> dict[str, str | None]:
     return found
 
 
-def _deb_versions(root: Root, wanted: set[str]) -> dict[str, str]:
-    """Return name -> upstream version of those wanted packages that are installed."""
-    versions: dict[str, str] = {}
-    for stanza in (root.text("/var/lib/dpkg/status") or "").split("\n\n"):
-        if not stanza.lstrip("\n").startswith("Package: "):
-            continue
-        name = stanza.lstrip("\n")[9:].split("\n", 1)[0].strip()
-        if name not in wanted or "\nStatus: install ok installed" not in stanza:
-            continue
-        version = re.search(r"^Version: (?:\d+:)?([^\s-]+)", stanza, re.MULTILINE)
-        if version:
-            versions[name] = version.group(1)
-    return versions
+def _upstream(version: str) -> str | None:
+    """Return a package's version without epoch and revision."""
+    return version.split(":", 1)[-1].split("-", 1)[0] or None

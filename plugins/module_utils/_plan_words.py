@@ -13,6 +13,7 @@ def describe(facts: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         ("host", _host(facts)),
         *[("GPU", line) for line in _gpus(facts)],
         ("driver", _driver(facts)),
+        *[("driver", line) for line in _planned_driver(plan["driver"])],
         ("torch", _torch(plan["torch"])),
         ("threads", _threads(plan["resources"])),
         *[("download", f"{item['what']}: {size(item['bytes'])}") for item in plan["downloads"]],
@@ -59,6 +60,20 @@ def _driver(facts: dict[str, Any]) -> str:
     flavour = f" ({driver['flavour']})" if driver["flavour"] else ""
     on_disk = driver["on_disk"].get(kernel)
     return loaded + flavour + (f", {on_disk} on disk" if on_disk and on_disk != driver["loaded"] else "")
+
+
+def _planned_driver(driver: dict[str, Any]) -> list[str]:
+    """Return what becomes of the driver, and how the present one differs from that."""
+    lines = []
+    if driver["action"] == "install":
+        source = "NVIDIA's repository" if driver["repository"] else "the distribution"
+        lines.append(
+            f"planned: {driver['version'] or driver['branch']} ({driver['flavour']}), "
+            f"{driver['set']} set, from {source}"
+        )
+    elif driver["action"] in ("keep", "skip"):
+        lines.append(f"{'kept' if driver['action'] == 'keep' else 'left alone'}: {driver['reason']}")
+    return [*lines, *driver["differs"]]
 
 
 def _torch(torch: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import (
     ARCHITECTURES,
@@ -25,6 +27,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     Channel,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
+from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
 from ansible_collections.gpufleet.host.plugins.module_utils.env_catalog import PROFILES
 from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems, without_password
 
@@ -36,9 +39,26 @@ _PYTHON = "3.12"
 
 # wish -> (the user's variable, default)
 WISHES: dict[str, tuple[str, Any]] = {
+    "nvidia_driver_state": ("nvidia_driver_state", "present"),
     "uv_python_state": ("uv_python_state", "present"),
     "env_profile_state": ("env_profile_state", "present"),
     "ml_cache_state": ("ml_cache_state", "present"),
+    "driver_branch": ("nvidia_driver_branch", "auto"),
+    "driver_version": ("nvidia_driver_version", ""),
+    "driver_flavour": ("nvidia_driver_flavour", "auto"),
+    "driver_source": ("nvidia_driver_source", "auto"),
+    "driver_set": ("nvidia_driver_set", "auto"),
+    "driver_fabric_manager": ("nvidia_driver_fabric_manager", "auto"),
+    "driver_adopt": ("nvidia_driver_adopt", True),
+    "driver_force": ("nvidia_driver_force", False),
+    "driver_in_container": ("nvidia_driver_in_container", False),
+    "driver_repository_url": ("nvidia_driver_repository_url", ""),
+    "driver_repository_key_url": ("nvidia_driver_repository_key_url", ""),
+    "driver_repository_fingerprints": ("nvidia_driver_repository_fingerprints", []),
+    "driver_module_options": ("nvidia_driver_module_options", {}),
+    "driver_mig": ("nvidia_driver_mig", []),
+    "driver_persistence": ("nvidia_driver_persistence", True),
+    "driver_reboot": ("nvidia_driver_reboot", "never"),
     "channel": ("uv_python_torch_channel", "auto"),
     "groups": ("uv_python_groups", []),
     "python_version": ("uv_python_version", _PYTHON),
@@ -71,10 +91,14 @@ WISHES: dict[str, tuple[str, Any]] = {
 }
 # The variable that a remedy names where several roles follow one; moving a single role would leave the others behind.
 _FOLLOWED = {"venv_path": "gpufleet_venv_path", "cache_root": "gpufleet_cache_root"}
+# The roles that a refusal can be about, beside all of them.
+_ROLES = ("nvidia_driver", "uv_python", "env_profile", "ml_cache")
 # Wishes that only this role reads although their name is the collection's. Others belong to the role they begin with.
 _ML_CACHE = ("users", "group")
 # The key of ``refusals_of`` for what stops every role.
 HOST = "host"
+# Where the distribution's packages go.
+_PACKAGES = "/usr"
 _DIRECTORIES = ("uv_prefix", "venv_path", "uv_cache_path", "cache_root")
 _ENDPOINTS = ("index_url", "cpu_index_url", "install_mirror", "downloads_json_url")
 _KNOWN: dict[str, tuple[str, ...]] = {"groups": tuple(GROUPS), "profiles": tuple(PROFILES)}
@@ -86,8 +110,9 @@ class _Draft:
     def __init__(self, facts: Facts, wishes: Wishes) -> None:
         self.facts = facts
         self.wishes = {name: wishes.get(name, default) for name, (_variable, default) in WISHES.items()}
-        self.refusals_of: dict[str, list[str]] = {HOST: [], "uv_python": [], "env_profile": [], "ml_cache": []}
+        self.refusals_of: dict[str, list[str]] = {role: [] for role in (HOST, *_ROLES)}
         self.warnings: list[str] = []
+        self.driver: Plan = {}
 
     def wished(self, name: str) -> str:
         """Return a wish as the user would write it, but for a password in an address."""
@@ -119,7 +144,7 @@ class _Draft:
 
 def _role_of(wish: str) -> str:
     role = "ml_cache" if wish in _ML_CACHE else WISHES[wish][0]
-    return next((name for name in ("uv_python", "env_profile", "ml_cache") if role.startswith(name)), HOST)
+    return next((name for name in _ROLES if role.startswith(name)), HOST)
 
 
 def _movable(wish: str) -> str:
@@ -148,10 +173,11 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_accounts(draft)
     _check_paths(draft)
     _check_cache(draft)
+    _plan_driver(draft)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
     ready = _ready(draft, torch)
-    needs = [] if draft.absent("uv_python") else _needs(draft, torch, ready)
+    needs = [*_driver_needs(draft), *([] if draft.absent("uv_python") else _needs(draft, torch, ready))]
     disk = _disk(draft, needs, ready)
     _warn(draft)
     resources = _resources(draft)
@@ -162,6 +188,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         "warnings": draft.warnings,
         "skipped": _skipped(draft),
         "gpu": _gpu(draft),
+        "driver": draft.driver,
         "torch": torch,
         "resources": resources,
         "ready": ready,
@@ -170,8 +197,8 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         "profiles": draft.wishes["profiles"],
         "overrides": draft.wishes["overrides"],
         "disk": disk,
-        "downloads": [{"what": need["what"], "bytes": need["download"]} for need in needs],
-        "changes": [need["change"] for need in needs],
+        "downloads": [{"what": need["what"], "bytes": need["download"]} for need in needs if need["download"]],
+        "changes": [*draft.driver["changes"], *(need["change"] for need in needs if need["change"])],
     }
     return {**plan, "summary": describe(facts, plan)}
 
@@ -347,6 +374,26 @@ def _kind_in_words(kind: str) -> str:
     return {"other": "special file or a broken link"}.get(kind, kind)
 
 
+# --- driver ----------------------------------------------------------------------------------------------------------
+
+
+def _plan_driver(draft: _Draft) -> None:
+    """Plan the driver, by which the torch channel is chosen then."""
+    case = Case(draft.facts, draft.wishes, draft.refuse)
+    draft.driver = plan_driver(case)
+    if not draft.absent("nvidia_driver"):
+        draft.warnings += case.warnings
+
+
+def _driver_needs(draft: _Draft) -> list[dict[str, Any]]:
+    """Return the driver's download and what it takes below /usr; its changes are told by itself."""
+    size = draft.driver["downloads"]
+    if not size["bytes"]:
+        return []
+    what = f"NVIDIA driver {draft.driver['version'] or draft.driver['branch']} (an estimate)"
+    return [_need(what, size["bytes"], {"driver_set": size["unpacked_bytes"]}, "")]
+
+
 # --- torch -----------------------------------------------------------------------------------------------------------
 
 
@@ -355,9 +402,12 @@ def _capability(gpu: Facts) -> tuple[int, int] | None:
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
-def _driver_branch(facts: Facts) -> int | None:
-    found = re.match(r"\d+", facts["driver"]["loaded"] or "")
-    return int(found.group(0)) if found else None
+def _driver_branch(draft: _Draft) -> int | None:
+    """Return the branch of the driver that will be there: the planned one, else the loaded one."""
+    if draft.driver["action"] == "install":
+        return int(draft.driver["branch"])
+    loaded: int | None = branch_number(draft.facts["driver"]["loaded"])
+    return loaded
 
 
 def _named(gpu: Facts) -> str:
@@ -417,7 +467,7 @@ def _check_channel(draft: _Draft, channel: Channel) -> None:
         draft.warnings.append(f"On {architecture} the wheels of {draft.wished('channel')} compute on the CPU only.")
         return
     misfits = _misfits(channel, draft)
-    branch, floor = _driver_branch(draft.facts), _driver_floor(channel, draft.gpus)
+    branch, floor = _driver_branch(draft), _driver_floor(channel, draft.gpus)
     if misfits and architecture not in channel.gpu_architectures:
         draft.refuse(
             f"Found {_all_named(misfits)}, and no GPU wheels of {channel.name} for {architecture}",
@@ -435,17 +485,24 @@ def _check_channel(draft: _Draft, channel: Channel) -> None:
 
 
 def _refuse_driver(draft: _Draft, floor: int, purpose: str) -> None:
+    loaded, planned = draft.facts["driver"]["loaded"], draft.driver["action"] == "install"
+    found = f"driver {draft.driver['branch']} planned" if planned else f"driver {loaded} loaded"
+    remedy = "set nvidia_driver_branch and nvidia_driver_source to auto"
+    if draft.driver["action"] == "keep":
+        remedy = "set nvidia_driver_adopt to false, so that it is replaced"
+    elif not planned:
+        remedy = "install a newer one where this driver comes from"
     draft.refuse(
-        f"Found the NVIDIA driver {draft.facts['driver']['loaded']} loaded, which is too old {purpose} "
+        f"Found the NVIDIA {found}, which is too old {purpose} "
         f"on {_all_named(draft.gpus)}, where {floor} is the oldest that works",
         "channel",
-        "install driver 580, which serves every GPU since Maxwell, reboot, and run again",
+        f"{remedy} (driver 580 serves every GPU since Maxwell)",
     )
 
 
 def _choose_automatically(draft: _Draft) -> tuple[Channel, str]:
     newest = CHANNELS[0]
-    gpus, branch = draft.gpus, _driver_branch(draft.facts)
+    gpus, branch = draft.gpus, _driver_branch(draft)
     if not gpus:
         return newest, "no GPU: the wheels of the newest channel compute on the CPU too"
     fitting = [channel for channel in CHANNELS if not _misfits(channel, draft)]
@@ -468,8 +525,11 @@ def _choose_automatically(draft: _Draft) -> tuple[Channel, str]:
 def _why(draft: _Draft, channel: Channel) -> str:
     lowest = _lowest(draft)
     loaded = draft.facts["driver"]["loaded"]
+    driver = f"driver {loaded}" if loaded else "no driver loaded"
+    if draft.driver["action"] == "install":
+        driver = f"driver {draft.driver['version'] or draft.driver['branch']}"
     capability = f"smallest compute capability {lowest}" if lowest else "compute capability unknown"
-    return f"{capability}, {f'driver {loaded}' if loaded else 'no driver loaded'}: {channel.name} is the newest to fit"
+    return f"{capability}, {driver}: {channel.name} is the newest to fit"
 
 
 def _all_named(gpus: list[Facts]) -> str:
@@ -565,11 +625,11 @@ def _same_torch(installed: str | None, planned: str) -> bool:
 def _disk(draft: _Draft, needs: list[dict[str, Any]], ready: dict[str, bool]) -> list[dict[str, Any]]:
     """Return the forecast of each wished path, and refuse a mount that is too small for all that goes there."""
     rows: list[dict[str, Any]] = []
-    for wish in (*_DIRECTORIES, "uv_path"):
-        path = draft.wishes[wish]
+    for wish in (*_DIRECTORIES, "uv_path", "driver_set"):
+        path = _PACKAGES if wish == "driver_set" else draft.wishes[wish]
         found = draft.facts["paths"].get(path) if isinstance(path, str) else None
         needed = sum(need["takes"].get(wish, 0) for need in needs)
-        if found is None or (not needed and wish == "uv_path"):
+        if found is None or (not needed and wish in ("uv_path", "driver_set")):
             continue
         rows.append(
             {
@@ -601,12 +661,9 @@ def _check_mount(draft: _Draft, mount: str | None, finished: bool, rows: list[di
         return
     largest = max(rows, key=lambda row: int(row["needed_bytes"]))
     wish = next(name for name, (variable, _default) in WISHES.items() if variable == largest["variable"])
-    movable = [_movable(name) for name, (variable, _default) in WISHES.items() if variable in _variables(rows)]
-    draft.refuse(
-        found,
-        wish,
-        f"free {(needed - free) / GB:.1f} GB there or set {' or '.join(movable)} to a path on a larger disk",
-    )
+    movable = [_movable(name) for name in (*_DIRECTORIES, "uv_path") if WISHES[name][0] in _variables(rows)]
+    elsewhere = f" or set {' or '.join(movable)} to a path on a larger disk" if movable else ""
+    draft.refuse(found, wish, f"free {(needed - free) / GB:.1f} GB there{elsewhere}")
 
 
 def _variables(rows: list[dict[str, Any]]) -> list[str]:
@@ -666,8 +723,11 @@ def _warn(draft: _Draft) -> None:
     ]
     if draft.gpus and facts["driver"]["loaded"] is None:
         holder = " (nouveau holds the GPU)" if facts["driver"]["nouveau"] else ""
+        by = "compute capability alone"
+        if draft.driver["action"] == "install":
+            by = f"driver {draft.driver['branch']}, which is planned"
         draft.warnings.append(
-            f"No NVIDIA driver is loaded{holder}: the torch channel is chosen by compute capability alone, "
+            f"No NVIDIA driver is loaded{holder}: the torch channel is chosen by {by}, "
             "and nothing computes on the GPU before a driver is."
         )
     elif draft.gpus and not _gpu(draft)["usable"]:
@@ -681,6 +741,8 @@ def _skipped(draft: _Draft) -> list[dict[str, str]]:
     skipped = []
     if draft.facts["system"]["service_manager"] != "systemd":
         skipped.append({"what": "systemd units and their environment", "why": "systemd does not run here"})
+    if draft.driver["action"] == "skip":
+        skipped.append({"what": "the NVIDIA driver", "why": draft.driver["reason"]})
     if not draft.gpus:
         skipped.append({"what": "GPU checks", "why": "no NVIDIA GPU was found"})
     elif draft.facts["driver"]["loaded"] is None:

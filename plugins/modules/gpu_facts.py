@@ -11,7 +11,8 @@ version_added: 0.1.0
 description:
   - Reads what C(gpufleet.host) plans by, from sysfs, procfs and a few files, GPUs and NVSwitches also without a driver.
   - What cannot be read is C(null), never 0 or an empty string; odd input is no error.
-  - Commands run only for what no file tells (C(nvidia-smi), C(modinfo), C(uv --version), an engine of no package).
+  - Commands run only for what no file tells (C(nvidia-smi), C(modinfo), C(uv --version), an engine of no package,
+    C(systemctl show) for asked units, C(rpm -qa) where there is no dpkg).
 options:
   root:
     description:
@@ -42,6 +43,11 @@ options:
     description: Where the Python environment is or would be.
     type: str
     default: /opt/uv/venv
+  units:
+    description: Names of systemd units to tell about; not asked where systemd does not run.
+    type: list
+    elements: str
+    default: []
   addresses:
     description:
       - Name to address, each asked for with a HEAD request (GET where the server refuses that), all at once; at most
@@ -101,6 +107,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpufleet.host.plugins.module_utils._look_driver import look_at_installation, look_at_mok
 from ansible_collections.gpufleet.host.plugins.module_utils._look_gpu import (
     look_at_driver,
     look_at_gpus,
@@ -109,6 +116,8 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_gpu import (
     reboot_reasons,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils._look_network import look_at_addresses
+from ansible_collections.gpufleet.host.plugins.module_utils._look_packages import read_packages
+from ansible_collections.gpufleet.host.plugins.module_utils._look_session import look_at_units
 from ansible_collections.gpufleet.host.plugins.module_utils._look_storage import (
     look_at_group,
     look_at_path,
@@ -127,12 +136,20 @@ from ansible_collections.gpufleet.host.plugins.module_utils._root import Root
 
 
 def look(
-    root: Root, paths: list[str], users: list[str], groups: list[str], uv_path: str, venv_path: str
+    root: Root,
+    paths: list[str],
+    users: list[str],
+    groups: list[str],
+    uv_path: str,
+    venv_path: str,
+    units: list[str] | None = None,
 ) -> dict[str, Any]:
     """Return all facts of the host below ``root``, as docs/data.md describes them."""
-    system = look_at_system(root)
+    packages = read_packages(root)
+    system = look_at_system(root, packages)
     driver = look_at_driver(root, system["kernels_installed"], system["wsl"])
-    engines = look_at_engines(root)
+    engines = look_at_engines(root, packages)
+    secure_boot = look_at_secure_boot(root)
     toolkit = engines.pop("toolkit")
     reasons = reboot_reasons(root, driver, system["kernel"], system["container"])
     return {
@@ -142,8 +159,9 @@ def look(
         "memory_bytes": look_at_memory(root),
         "gpus": look_at_gpus(root, system["wsl"]),
         "nvswitches": look_at_nvswitches(root),
-        "driver": driver,
-        "secure_boot": look_at_secure_boot(root),
+        "driver": {**driver, **look_at_installation(root, packages)},
+        "secure_boot": secure_boot,
+        "mok": look_at_mok(root, secure_boot, system["distribution"]),
         "gpu_processes": look_at_processes(root),
         "engines": engines,
         "toolkit": toolkit,
@@ -152,6 +170,7 @@ def look(
         "paths": {path: look_at_path(root, path) for path in paths},
         "users": {name: look_at_user(root, name) for name in users},
         "groups": {name: look_at_group(root, name) for name in groups},
+        "units": look_at_units(root, system["service_manager"], units or []),
         "reboot": {"required": bool(reasons), "reasons": reasons},
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -167,6 +186,7 @@ def main() -> None:
             "groups": {"type": "list", "elements": "str", "default": []},
             "uv_path": {"type": "str", "default": "/usr/local/bin/uv"},
             "venv_path": {"type": "str", "default": "/opt/uv/venv"},
+            "units": {"type": "list", "elements": "str", "default": []},
             "addresses": {"type": "dict", "default": {}, "no_log": True},  # one may hold a password
             "certificates": {"type": "list", "elements": "str", "default": []},
         },
@@ -174,7 +194,13 @@ def main() -> None:
     )
     asked = module.params
     facts = look(
-        Root(asked["root"]), asked["paths"], asked["users"], asked["groups"], asked["uv_path"], asked["venv_path"]
+        Root(asked["root"]),
+        asked["paths"],
+        asked["users"],
+        asked["groups"],
+        asked["uv_path"],
+        asked["venv_path"],
+        asked["units"],
     )
     asked_for = asked["addresses"] if facts["venv"]["python"] is None else {}
     facts["addresses"] = look_at_addresses(asked_for, asked["certificates"])

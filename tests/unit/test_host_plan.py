@@ -10,99 +10,30 @@ import pytest
 from ansible_collections.gpufleet.host.plugins.filter.host_plan import host_plan as filter_host_plan
 from ansible_collections.gpufleet.host.plugins.filter.python_trouble import python_trouble
 from ansible_collections.gpufleet.host.plugins.module_utils import _torch_channels
-from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import chip_of
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import PLATFORMS, support_of
 from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import HOST, PROFILES, WISHES, make_plan
+from host_facts import (
+    A100,
+    B200,
+    GB,
+    GB10,
+    GTX_1080,
+    H100,
+    K80,
+    RTX_4090,
+    RTX_5090,
+    T4,
+    TITAN_X,
+    UNKNOWN,
+    V100,
+    gpu,
+    host,
+    place,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-GB = 1_000_000_000
-
-GTX_1080, TITAN_X, K80, V100, T4 = "0x1b80", "0x17c2", "0x102d", "0x1db6", "0x1eb8"
-A100, RTX_4090, H100, B200, RTX_5090, GB10 = "0x20b0", "0x2684", "0x2330", "0x2901", "0x2b85", "0x2e12"
-UNKNOWN = "0x4242"
-PATHS = ("/srv/ml", "/opt/uv", "/opt/uv/venv", "/opt/uv/cache", "/usr/local/bin/uv")
-
 CPU = {"channel": "cpu", "cpu_index_url": "https://mirror/cpu", "locks_path": "/my/locks"}
 MARK = {"/opt/uv/venv.unfinished": {"kind": "file"}}
-
-
-def place(kind: str = "none", **fields: Any) -> dict[str, Any]:
-    found = {"kind": kind, "ancestor": "/srv", "ancestor_kind": "directory", "mount": "/", "filesystem": "ext4"}
-    return {**found, "read_only": False, "noexec": False, "free_bytes": 100 * GB, "acl": True, **fields}
-
-
-def gpu(device: str, number: int = 1, held: str | None = "nvidia") -> dict[str, Any]:
-    chip = chip_of(device)
-    return {
-        "pci_address": f"0000:{number:02x}:00.0",
-        "device_id": device,
-        "class": "0x030000",
-        "name": None,
-        "architecture": chip.architecture if chip else None,
-        "compute_capability": chip.compute_capability if chip else None,
-        "kernel_driver": held,
-        "display": False,
-        "numa_node": None,
-        "uuid": None,
-        "mig": False,
-    }
-
-
-def host(
-    *devices: str, driver: str | None = "580.178.04", held: str | None = "nvidia", **changes: Any
-) -> dict[str, Any]:
-    """Return the facts of a Debian 13 server; a change like ``system__architecture`` goes into a fact's field."""
-    facts: dict[str, Any] = {
-        "schema": 1,
-        "system": {
-            "hostname": "box",
-            "distribution": "debian",
-            "version_id": "13",
-            "codename": "trixie",
-            "pretty_name": "Debian GNU/Linux 13 (trixie)",
-            "os_family": "Debian",
-            "architecture": "x86_64",
-            "kernel": "6.12.48+deb13-amd64",
-            "kernels_installed": ["6.12.48+deb13-amd64"],
-            "kernel_newest": "6.12.48+deb13-amd64",
-            "service_manager": "systemd",
-            "virtualization": "none",
-            "container": False,
-            "wsl": False,
-        },
-        "cpu": {"model": "EPYC", "vcpus": 64, "cores": 32, "quota_cpus": None, "numa_nodes": 1},
-        "memory_bytes": 256 * GB,
-        "gpus": [gpu(device, number, held) for number, device in enumerate(devices, 1)],
-        "nvswitches": [],
-        "driver": {
-            "loaded": driver if devices else None,
-            "flavour": "open",
-            "on_disk": {},
-            "user_space": None,
-            "nouveau": False,
-            "device_nodes": ["/dev/nvidia0"],
-        },
-        "secure_boot": False,
-        "gpu_processes": [],
-        "engines": {"docker": None, "podman": None, "containerd": None},
-        "toolkit": None,
-        "uv": {"path": "/usr/local/bin/uv", "version": None, "sha256": None},
-        "venv": {"path": "/opt/uv/venv", "python": None, "torch": None, "writable_by_others": False},
-        "paths": {
-            path: place() for path in ("/srv/ml", "/opt/uv", "/opt/uv/venv", "/opt/uv/cache", "/usr/local/bin/uv")
-        },
-        "users": {"alice": {"uid": 1000}, "bob": {"uid": 1001}},
-        "groups": {"ml": None},
-        "reboot": {"required": False, "reasons": []},
-        "time": "2026-11-22T12:00:00+00:00",
-    }
-    for name, value in changes.items():
-        fact, _separator, field = name.partition("__")
-        if field:
-            facts[fact][field] = value
-        else:
-            facts[fact] = value
-    return facts
 
 
 def at(path: str, **fields: Any) -> dict[str, Any]:
@@ -376,7 +307,12 @@ WARNING_CASES: dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]] = {
         {"allow_unknown_platform": True},
         ["not known"],
     ),
-    "no driver": (host(A100, driver=None), {}, ["No NVIDIA driver is loaded", "compute capability alone"]),
+    "no driver": (host(A100, driver=None), {}, ["No NVIDIA driver is loaded", "chosen by driver 580"]),
+    "no driver planned": (
+        host(A100, driver=None),
+        {"nvidia_driver_state": "absent"},
+        ["No NVIDIA driver is loaded", "compute capability alone"],
+    ),
     "nouveau": (host(A100, driver=None, driver__nouveau=True), {}, ["nouveau holds the GPU"]),
     "vfio": (host(A100, held="vfio-pci"), {}, ["1 GPU(s) are bound to vfio-pci"]),
     "unknown gpu": (host(UNKNOWN), {}, ["0x4242", "not in this collection's table"]),
@@ -577,7 +513,7 @@ def test_platforms() -> None:
 
 
 def test_the_documented_fields_are_the_plan() -> None:
-    page = (REPOSITORY / "docs/data.md").read_text().split("## Plan:")[1].split("\n## ")[0]
+    page = (REPOSITORY / "docs/data.md").read_text().split("## Plan:")[1].split("\n##")[0]
     names = {
         name.removesuffix("[]")
         for line in page.splitlines()
