@@ -140,12 +140,13 @@ REPOSITORIES: tuple[Repository, ...] = (
 
 
 class Signer:
-    """A throw-away OpenPGP key."""
+    """A throw-away OpenPGP key, which binds itself by SHA-1 where it is weak."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, weak: bool = False) -> None:
         # gpg's agent socket must have a short path, so not in the cache.
         self.home = tempfile.mkdtemp(prefix="gpg-")
-        self._gpg("--quick-gen-key", f"{name} <tests@gpufleet.test>", "ed25519", "sign", "never")
+        bound = ["--cert-digest-algo", "SHA1"] if weak else []
+        self._gpg(*bound, "--quick-gen-key", f"{name} <tests@gpufleet.test>", "ed25519", "sign", "never")
         colons = self._gpg("--with-colons", "--list-keys").splitlines()
         self.fingerprint = next(line.split(":")[9] for line in colons if line.startswith("fpr:"))
 
@@ -203,17 +204,21 @@ def make(www: Path, signer: Signer) -> None:
     if len(set(places)) < len(places):
         raise HostsError(f"two repositories in the table have the same address: {places}.")
     for repository in REPOSITORIES:
-        flat = www / repository.host / repository.path
-        flat.mkdir(parents=True)
-        for package in repository.packages:
-            _build(package, keyring, flat)
-        _index(repository, flat)
-        signer.sign(flat / "Release")
+        make_one(repository, www / repository.host / repository.path, signer, keyring)
         for path in repository.armored_keys:
             signer.export(www / repository.host / path, armor=True)
         for path in repository.binary_keys:
             signer.export(www / repository.host / path, armor=False)
     keyring.unlink()
+
+
+def make_one(repository: Repository, flat: Path, signer: Signer, keyring: Path) -> None:
+    """Make one repository in a folder, without its keys."""
+    flat.mkdir(parents=True)
+    for package in repository.packages:
+        _build(package, keyring, flat)
+    _index(repository, flat)
+    signer.sign(flat / "Release")
 
 
 def _index(repository: Repository, flat: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hosts import archives, images, mirror, packages, pki, server, stand_in
+from hosts import archives, driver_packages, images, mirror, packages, pki, server, stand_in
 from hosts.common import HostsError
 
 DEB822 = """\
@@ -228,3 +228,15 @@ def test_the_command_refuses_an_unknown_release_in_one_sentence() -> None:
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "hosts: error: there is no test host plan9: choose from debian12, debian13.\n"
+
+
+def test_stand_ins_of_a_driver_can_be_installed_with_each_other() -> None:
+    """A version-bound dependency that is not there would only show as apt's refusal in a scenario."""
+    made = driver_packages.packages_of((*driver_packages.VERSIONS, driver_packages.BROKEN))
+    there = {(package.name, package.version) for package in made}
+    assert len(there) == len(made)
+    bound = {pair for package in made for pair in re.findall(r"(\S+) \(= (\S+)\)", package.depends)}
+    assert bound
+    assert bound <= there
+    wrong = [package for package in made if "pci_resize_resource" in str(package.files)]
+    assert {package.version for package in wrong} == {f"{driver_packages.BROKEN}-1"}
