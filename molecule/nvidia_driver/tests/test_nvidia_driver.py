@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 Again = Callable[..., Any]
+Killed = Callable[..., None]
 DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
 RECORD = "/var/lib/gpufleet/nvidia_driver.json"
@@ -162,13 +163,23 @@ def test_another_branch_waits_for_a_held_lock(host: Any, again: Again) -> None:
     assert "580." not in host.run("dkms status").stdout
 
 
-def test_an_exact_version_of_the_old_branch(host: Any, again: Again) -> None:
+def test_an_exact_version_in_spite_of_a_run_that_was_killed(host: Any, again: Again, killed: Killed) -> None:
+    """The first run is killed with its apt and dpkg while they work; the same command again finishes it."""
     exact = known(host, "580")[0]
-    run = again(nvidia_driver_version=exact.partition("-")[0])
+    wish = {"nvidia_driver_version": exact.partition("-")[0]}
+    killed("Install the packages", **wish)
+    for _attempt in range(100):
+        if "dpkg" in host.run("cat /proc/[0-9]*/comm").stdout.split():
+            break
+        time.sleep(0.1)
+    theirs = "apt-get|dpkg|dkms|make|cc1"
+    host.run(f"for p in /proc/[0-9]*; do case $(cat $p/comm) in {theirs}) kill -9 ${{p#/proc/}};; esac; done")
+    run = again(**wish)
     assert run.ok, run.sentence
     assert installed(host) == exact
     assert module(host, "version") == exact.partition("-")[0]
     assert f"Candidate: {exact}" in host.run("apt-cache policy %s", DRIVER).stdout
+    assert host.run("dpkg --audit").stdout == ""
 
 
 def test_the_packages_of_two_drivers_are_kept(host: Any) -> None:
@@ -196,29 +207,15 @@ def test_a_set_of_before_comes_back_without_the_mirror(host: Any, again: Again) 
 # --- what others leave behind ----------------------------------------------------------------------------------------
 
 
-def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, killed: Callable[..., None]) -> None:
-    """Back to 580, killed with its apt and dpkg while they work; the next run finishes it."""
-    killed("Install the packages")
-    for _attempt in range(100):
-        if host.run("dpkg --audit").stdout.strip() or "dpkg" in host.run("cat /proc/[0-9]*/comm").stdout.split():
-            break
-        time.sleep(0.1)
-    theirs = "apt-get|dpkg|dkms|make|cc1"
-    host.run(f"for p in /proc/[0-9]*; do case $(cat $p/comm) in {theirs}) kill -9 ${{p#/proc/}};; esac; done")
-    run = again()
-    assert run.ok, run.sentence
-    assert installed(host) == known(host, "580")[-1]
-    assert module(host, "version").startswith("580.")
-    assert host.run("dpkg --audit").stdout == ""
-
-
-def test_a_half_configured_package_is_finished(host: Any, again: Again) -> None:
+def test_a_half_configured_package_is_finished_on_the_way_back(host: Any, again: Again) -> None:
     package = "nvidia-persistenced"
     assert host.run(f"cd /tmp && apt-get download -q {package} && dpkg --unpack {package}_*.deb").rc == 0
-    assert host.run("dpkg-query -W -f '${Status}' nvidia-persistenced").stdout == "install ok unpacked"
+    assert host.run("dpkg-query -W -f '${Status}' %s", package).stdout == "install ok unpacked"
     run = again()
     assert run.ok, run.sentence
-    assert host.run("dpkg-query -W -f '${Status}' nvidia-persistenced").stdout == "install ok installed"
+    assert host.run("dpkg-query -W -f '${Status}' %s", package).stdout == "install ok installed"
+    assert installed(host) == installed(host, package) == known(host, "580")[-1]
+    assert module(host, "version").startswith("580.")
 
 
 def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> None:
@@ -232,7 +229,6 @@ def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> No
     run = again()
     assert run.ok, run.sentence
     assert module(host, "version", late) == module(host, "version")
-    assert again().changed == 0
     assert host.run("dkms remove nvidia/%s -k %s && rm -r /lib/modules/%s", module(host, "version"), late, late).rc == 0
 
 
