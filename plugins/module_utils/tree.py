@@ -7,6 +7,8 @@ must not be led through a link that the user puts there while we work.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import errno
 import fnmatch
@@ -123,7 +125,7 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
     return Entry(
         path=path,
         state=state,
-        content=None if content is None else content.encode("utf-8", "surrogateescape"),
+        content=None if content is None else _bytes_of(path, content, raw.get("encoding")),
         owner=raw.get("owner"),
         group=raw.get("group"),
         mode=mode,
@@ -137,6 +139,15 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
         secret=bool(raw.get("secret")),
         glob=bool(raw.get("glob")),
     )
+
+
+def _bytes_of(path: str, content: str, encoding: str | None) -> bytes:
+    if encoding != "base64":
+        return content.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as problem:
+        raise TreeError(f"{path}: content is not base64 ({problem}): leave encoding out for text.") from problem
 
 
 def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
