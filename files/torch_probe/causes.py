@@ -1,4 +1,4 @@
-"""Causes in words: what explains a lower speed beforehand, what probably lies behind one that nothing explains, what to do."""
+"""Causes in words: what explains less speed beforehand, what probably lies behind a loss, and what to do."""
 
 from __future__ import annotations
 
@@ -59,18 +59,22 @@ def explanation(gpu: Gpu, policy: Policy) -> Cause | None:
         words = f"capped by configuration at {enforced:g} of {default:g} W"
         return Cause(words, f"Nothing, if the cap is wished; else `nvidia-smi -pl {default:g}` as root.")
     if event_mask(gpu) & LOCKED:
-        return Cause("its clocks are locked by configuration", "Nothing, if wished; else `nvidia-smi -rgc -rac` as root.")
+        return Cause(
+            "its clocks are locked by configuration", "Nothing, if wished; else `nvidia-smi -rgc -rac` as root."
+        )
     return busy(gpu, policy)
 
 
 def busy(gpu: Gpu, policy: Policy) -> Cause | None:
-    """Another process that was at work on the GPU before the measurement."""
-    others = gpu.get("other_processes") or []
-    share = gpu.get("busy_share")
-    if not others and not (share and share > policy["warn.busy"]):
+    """Something else that was at work on the GPU when the run began."""
+    others = part(gpu, "others")
+    share = others.get("sm_utilization") or 0.0
+    if not others.get("busy") and share <= policy["warn.busy"]:
         return None
-    names = ", ".join(f"{other.get('name') or 'process'} ({other.get('pid')})" for other in others[:3])
-    words = f"another process uses it: {names}" if names else f"something used {share:.0%} of it before the probe"
+    count = others.get("processes") or 0
+    words = (
+        f"{count} other process{'' if count == 1 else 'es'} used it" if count else f"something used {share:.0%} of it"
+    )
     return Cause(words, "Probe when the GPU is free (`nvidia-smi` lists what runs there).")
 
 
@@ -88,10 +92,14 @@ def likely_cause(gpu: Gpu, row: Mapping[str, Any] | None = None) -> Cause:
     loss = part(row or {}, "loss")
     clock, kernel = loss.get("clock"), loss.get("kernel")
     if clock is None or kernel is None:
-        return Cause("not known: there is no clock reading", f"Watch `nvidia-smi -q -d PERFORMANCE` under load. {NEXT_STEP}")
+        return Cause(
+            "not known: there is no clock reading", f"Watch `nvidia-smi -q -d PERFORMANCE` under load. {NEXT_STEP}"
+        )
     if clock >= kernel:
         words = f"a low clock costs {clock:.0%} (power or heat), the kernel {kernel:.0%}"
-        return Cause(words, f"Compare power limit, temperature and clocks with an equal GPU (`nvidia-smi -q`). {NEXT_STEP}")
+        return Cause(
+            words, f"Compare power limit, temperature and clocks with an equal GPU (`nvidia-smi -q`). {NEXT_STEP}"
+        )
     words = f"at its clock it does too little ({kernel:.0%} lost, {clock:.0%} by the clock): "
     words += "a wrong kernel, a shared GPU or a defect"
     return Cause(words, f"Look for other processes and compare torch versions. {NEXT_STEP}")

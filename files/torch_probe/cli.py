@@ -14,6 +14,7 @@ from torch_probe import measure
 from torch_probe.checks import CATALOGUE
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_OK, TOOL, VERSION, first_line
 from torch_probe.facts import Roots
+from torch_probe.judge import Rules
 from torch_probe.output import finish
 from torch_probe.report import schema
 from torch_probe.run import Options, Run
@@ -113,7 +114,7 @@ def main(argv: Sequence[str]) -> int:
             require_gpu=arguments.require_gpu,
             expect_gpus=arguments.expect_gpus,
             timeout=arguments.timeout or measure.DEFAULT_TIMEOUT[arguments.profile],
-            strict=arguments.strict,
+            rules=Rules(strict=arguments.strict, profile=arguments.profile),
             pending_reboot=arguments.pending_reboot,
             verbose=arguments.verbose,
             roots=Roots(arguments.sysfs_root, arguments.proc_root, arguments.dev_root),

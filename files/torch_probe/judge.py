@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
+from torch_probe import health, history, policy, reference
 from torch_probe.arithmetic import ARITHMETIC
-from torch_probe.checks import CATALOGUE, CPU_DTYPES, GPU_DTYPES
-from torch_probe.common import EXIT_CANNOT_RUN, EXIT_FAIL, EXIT_OK
+from torch_probe.checks import CATALOGUE, CPU_DTYPES, GPU_CHECKS, GPU_DTYPES
+from torch_probe.common import EXIT_CANNOT_RUN, EXIT_FAIL, EXIT_OK, plural
 from torch_probe.report import Check, CpuMatmul, Gpu, Matmul, Measured, Rates, Status, Step, gpu_key
+from torch_probe.verdict import Speed
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the judge holds the data against."""
+
+    policy: policy.Policy = field(default_factory=policy.load)
+    reference: reference.Reference | None = field(default_factory=reference.load)
+    history: history.History = field(default_factory=history.History)
+    strict: bool = False
+    profile: str = "quick"
+
+    def describe(self) -> dict[str, Any]:
+        """The report's `policy` and `reference`."""
+        table = self.reference
+        return {
+            "policy": {"source": self.policy.source, "version": None, "sha256": self.policy.sha256},
+            "reference": table and {"source": table.source, "version": table.version, "sha256": table.sha256},
+        }
+
 
 # ------------------------------------------------------------------------------------------------ from many to one
+
+
+# What --strict takes for a failure: whatever is neither good nor left out on purpose.
+STRICT = {"warn", "unknown", "explained", "not_run"}
 
 
 def is_measurement(check: Check) -> bool:
@@ -22,7 +49,7 @@ def is_measurement(check: Check) -> bool:
 def overall(checks: Sequence[Check], strict: bool = False) -> tuple[str, int]:
     """Overall status and exit code. The worst wins; `pass` needs a measurement that passed."""
     statuses = {check.status for check in checks}
-    if "fail" in statuses or (strict and statuses & {"warn", "unknown", "explained"}):
+    if "fail" in statuses or (strict and statuses & STRICT):
         return "fail", EXIT_FAIL
     if "error" in statuses:
         return "error", EXIT_CANNOT_RUN
@@ -34,11 +61,13 @@ def overall(checks: Sequence[Check], strict: bool = False) -> tuple[str, int]:
     return "skipped", EXIT_OK
 
 
+ORDER: tuple[Status, ...] = ("fail", "error", "unknown", "warn", "pending_reboot", "not_run", "pass", "skipped")
+
+
 def worst(statuses: Iterable[Status]) -> Status:
     """Status of one GPU or one dtype from those of its checks; `info` says nothing about health."""
-    order: tuple[Status, ...] = ("fail", "error", "unknown", "warn", "not_run", "pass", "skipped")
     found = set(statuses)
-    return next((status for status in order if status in found), "not_run")
+    return next((status for status in ORDER if status in found), "not_run")
 
 
 # ------------------------------------------------------------------------------------------------ one product
@@ -61,7 +90,7 @@ def product_checks(row: Matmul | CpuMatmul, who: str, gpu: str | None) -> list[C
     high = ARITHMETIC[dtype].high
     base = Check("", "pass", why, gpu=gpu, value=row["rel_error"], limit={"fail": high})
     idle = Check("", "not_run", "no speed of a wrong result", gpu=gpu)
-    parts = {"correct": base, "precision": base, "throughput": idle, "reference": idle}
+    parts = {"correct": base, "precision": base, "throughput": idle}
     rates: Rates = row["tflops"] if "tflops" in row else row["gflops"]  # type: ignore[typeddict-item]
     speed = rates["sustained"]
     if not row["correct"]:
@@ -82,7 +111,6 @@ def product_checks(row: Matmul | CpuMatmul, who: str, gpu: str | None) -> list[C
     elif speed is not None:
         unit = "TFLOP/s" if gpu else "GFLOP/s"
         parts["throughput"] = Check("", "info", f"{speed:.4g} {unit}", gpu=gpu, value=speed, unit=unit)
-        parts["reference"] = replace(idle, message="no reference data yet")
     return [replace(check, id=f"{prefix}.{part}") for part, check in parts.items() if f"{prefix}.{part}" in CATALOGUE]
 
 
@@ -96,62 +124,133 @@ OUTCOMES: dict[str, Status] = {
     "hang": "fail",
     "pending_reboot": "pending_reboot",
 }
+HANG_REMEDY = "Read `dmesg | grep -i xid`; a GPU that hangs needs a reset or a reboot. Then run `dcgmi diag -r 3`."
 STEP_REMEDY = "Read `dmesg | grep -i -e nvrm -e xid`; for deeper tests run `dcgmi diag -r 3`."
 
 
-def judge_measured(measured: Measured) -> list[Check]:
+def judge_measured(measured: Measured, rules: Rules) -> list[Check]:
     """Every verdict on what was measured, and a row for each check of the catalogue that could not be judged.
 
-    Fills the `status` fields of the data as well.
+    Fills the `status` fields of the data as well, and what else is the judge's.
     """
     checks: list[Check] = []
-    for gpu in measured["gpus"]:
-        mine = list(_gpu_checks(gpu, measured["steps"]))
-        # That there is no reference yet is no verdict on the GPU.
-        gpu["status"] = worst(check.status for check in mine if not check.id.endswith(".reference"))
+    gpus = cast("list[dict[str, Any]]", measured["gpus"])
+    report = {**measured, "tool": {"profile": rules.profile}}
+    health.vote(gpus)
+    speed = list(Speed(report, rules.reference, rules.policy, rules.history).judge())
+    log_read = measured["host"].get("kernel_log") == "read"
+    for gpu, record in zip(measured["gpus"], gpus):
+        mine = list(_products(gpu))
+        mine += [check for check in speed if check.gpu == gpu_key(gpu)]
+        seconds = sum(row["window"]["seconds"] or 0.0 for row in gpu["matmul"] if row["window"])
+        key = history.key_of(report, record)
+        mine += health.judge(record, gpus, rules.policy, rules.history, key, log_read, seconds)
+        mine.append(_complete(gpu, measured["steps"]))
+        mine += _rest(mine, gpu, measured["steps"])
+        gpu["status"] = _gpu_status(mine)
+        for row in gpu["matmul"]:
+            row["status"] = worst(_telling(check for check in mine if check.id.startswith(f"matmul.{row['dtype']}.")))
         checks += mine
-    if not measured["gpus"]:
-        checks += _whole_step(measured["steps"], "gpu", "matmul.")
-    for row in measured["cpu"]["matmul"] if measured["cpu"] else []:
-        mine = product_checks(row, "the CPU", None)
-        row["status"] = worst(check.status for check in mine)
+    if not gpus:
+        checks += _rest([], None, measured["steps"])
+    checks += health.host(cast("dict[str, Any]", measured))
+    for cpu_row in measured["cpu"]["matmul"] if measured["cpu"] else []:
+        mine = product_checks(cpu_row, "the CPU", None)
+        cpu_row["status"] = worst(check.status for check in mine)
         checks += mine
     return checks + _cpu_rest(measured, {check.id for check in checks})
 
 
-def _gpu_checks(gpu: Gpu, steps: Sequence[Step]) -> Iterator[Check]:
-    key = gpu_key(gpu)
-    if any(step["gpu"] is None and step["step"] == "gpu" for step in steps):
-        yield from _whole_step(steps, "gpu", "matmul.", key)
-        return
+def _telling(checks: Iterable[Check]) -> Iterator[Status]:
+    """What counts for a GPU: whatever is bad, and whether it computed. That a reading was not to be had does not."""
+    for check in checks:
+        if check.status in ("fail", "error", "warn", "pending_reboot") or check.id.endswith(".correct"):
+            yield check.status
+
+
+def _gpu_status(checks: Sequence[Check]) -> Status:
+    return worst(_telling(checks))
+
+
+def _products(gpu: Gpu) -> Iterator[Check]:
+    """Right and precise, for each dtype: of two modes the worse, because one wrong result is enough."""
     for dtype in GPU_DTYPES:
         rows = [row for row in gpu["matmul"] if row["dtype"] == dtype]
         if rows:
-            checks = product_checks(rows[-1], f"GPU {gpu['index']}", key)
-            rows[-1]["status"] = worst(check.status for check in checks if not check.id.endswith(".reference"))
-            yield from checks
+            alone_first = sorted(rows, key=lambda row: row["mode"] != "alone")
+            found = [product_checks(row, f"GPU {gpu['index']}", gpu_key(gpu)) for row in alone_first]
+            yield from min(found, key=lambda checks: ORDER.index(worst(check.status for check in checks)))
+
+
+def _complete(gpu: Gpu, steps: Sequence[Step]) -> Check:
+    """Whether every step of the plan came to its end on this GPU."""
+    key = gpu_key(gpu)
+    mine = [step for step in steps if step["gpu"] == key]
+    for outcome, status in (("hang", "fail"), ("failed", "fail"), ("unknown", "unknown"), ("not_run", "not_run")):
+        bad = [step for step in mine if step["outcome"] == outcome]
+        if not bad:
             continue
-        step = next((step for step in steps if step["gpu"] == key and step["step"] == f"matmul.{dtype}"), None)
-        yield from _unjudged(step, f"matmul.{dtype}.", key)
+        first = bad[0]["message"] or f"{bad[0]['step']}: {outcome}"
+        words = first + (f" (and {len(bad) - 1} more steps)" if len(bad) > 1 else "")
+        if status != "fail":
+            return Check("steps.complete", cast("Status", status), words, gpu=key)
+        severity: Any = "reset" if outcome == "hang" else "isolate"
+        return Check("steps.complete", "fail", words, HANG_REMEDY if outcome == "hang" else STEP_REMEDY, key, severity)
+    whole = next((step for step in steps if step["gpu"] is None and step["step"] == "gpu"), None)
+    if whole:
+        return Check("steps.complete", OUTCOMES.get(whole["outcome"], "not_run"), whole["message"] or "-", gpu=key)
+    if not mine:
+        return Check("steps.complete", "not_run", "the probe stopped before", gpu=key)
+    return Check("steps.complete", "pass", plural(len(mine), "step"), gpu=key)
 
 
-def _unjudged(step: Step | None, prefix: str, key: str | None) -> Iterator[Check]:
-    """Rows for the checks that have no data: the step's outcome on the first of them, `not_run` on the others."""
-    ids = [check_id for check_id in CATALOGUE if check_id.startswith(prefix)]
+# Read from the management library, beside the measuring: without it they are unknown.
+READ = ("memory.", "pcie.", "nvlink.", "throttle.", "settings.", "power.", "xid.")
+
+
+def _rest(judged: Sequence[Check], gpu: Gpu | None, steps: Sequence[Step]) -> Iterator[Check]:
+    """Rows for the checks that have no data: what became of their step. Nothing that did not run is a pass."""
+    key = gpu_key(gpu) if gpu else None
+    present = {check.id for check in judged}
+    mine = [step for step in steps if step["gpu"] in (key, None)]
+    told: set[str] = set()
+    for check_id in GPU_CHECKS:
+        if check_id in present:
+            continue
+        step = _step_of(check_id, mine)
+        if step is None:
+            measured = bool(gpu and gpu["matmul"])
+            status: Status = "unknown" if measured and check_id.startswith(READ) else "not_run"
+            yield Check(check_id, status, "NVML did not tell it" if status == "unknown" else "not measured", gpu=key)
+            continue
+        message = step["message"] or "not measured"
+        status = OUTCOMES.get(step["outcome"], "skipped")
+        if step["outcome"] == "done":
+            yield Check(check_id, "skipped", "this GPU or driver does not tell it", gpu=key)
+        elif status not in ("fail", "unknown"):
+            yield Check(check_id, status, message, gpu=key)
+        elif check_id.endswith(".correct") and step["step"] not in told:
+            told.add(step["step"])
+            yield Check(check_id, status, message, STEP_REMEDY, key, "isolate")
+        else:
+            yield Check(check_id, "not_run", f"{step['step']} did not come to its end", gpu=key)
+
+
+def _step_of(check_id: str, steps: Sequence[Step]) -> Step | None:
+    """The step that a check's data come from: the longest name that the id begins with, else the GPU as a whole."""
+    found = [step for step in steps if f"{check_id}.".startswith(f"{step['step']}.")]
+    found = found or [step for step in steps if step["step"] == "gpu"]
+    rank = list(OUTCOMES)
+    return max(found, key=lambda step: (len(step["step"]), step["outcome"] in rank), default=None)
+
+
+def _whole_step(steps: Sequence[Step], name: str, prefix: str) -> Iterator[Check]:
+    step = next((step for step in steps if step["gpu"] is None and step["step"] == name), None)
     message = (step["message"] if step else None) or "the probe stopped before"
     status = OUTCOMES.get(step["outcome"] if step else "not_run", "not_run")
-    bad = status in ("fail", "unknown")
-    for place, check_id in enumerate(ids):
-        if bad and place:
-            yield Check(check_id, "not_run", "the product did not run", gpu=key)
-        else:
-            remedy, severity = (STEP_REMEDY, "isolate") if bad else (None, "none")
-            yield Check(check_id, status, message, remedy, key, severity)  # type: ignore[arg-type]
-
-
-def _whole_step(steps: Sequence[Step], name: str, prefix: str, key: str | None = None) -> Iterator[Check]:
-    step = next((step for step in steps if step["gpu"] is None and step["step"] == name), None)
-    yield from _unjudged(step, prefix, key)
+    for check_id in CATALOGUE:
+        if check_id.startswith(prefix):
+            yield Check(check_id, status, message)
 
 
 def _cpu_rest(measured: Measured, judged: set[str]) -> list[Check]:
@@ -165,29 +264,55 @@ def _cpu_rest(measured: Measured, judged: set[str]) -> list[Check]:
     return rest
 
 
+# The cause before its effects: a summary names the first.
+TELLING = ("gpu.", "software.", "steps.", "integrity.", "xid.", "memory.", "throttle.hardware", "throttle.", "nvlink.")
+
+
+def _weight(check: Check) -> tuple[bool, int]:
+    wrong = check.id.endswith((".correct", ".precision"))
+    place = next((number for number, prefix in enumerate(TELLING) if check.id.startswith(prefix)), len(TELLING))
+    return not wrong, place
+
+
 def summary(measured: Measured, checks: Sequence[Check], status: str) -> str:
     """The verdict in one sentence."""
     telling = ("fail", "error", "pending_reboot", "warn")
-    bad = [check for check in checks if check.status == status and status in telling]
+    bad = sorted((check for check in checks if check.status == status and status in telling), key=_weight)
+    gpus = measured["gpus"]
     if bad:
         more = len({check.id for check in bad}) - 1
         rest = f" (and {more} more)" if more and status in ("fail", "error", "warn") else ""
-        return bad[0].message + rest
+        counts = Counter(gpu["status"] for gpu in gpus)
+        several = len(gpus) > 1 and bad[0].gpu is not None
+        before = f"{len(gpus)} GPUs: {', '.join(f'{n} {name}' for name, n in counts.items())}; " if several else ""
+        return before + bad[0].message + rest
     if status == "fail":
-        judged = [check for check in checks if check.status in ("warn", "unknown", "explained")]
-        return f"--strict: {judged[0].message}"
-    count = len(measured["gpus"])
-    if any(gpu["matmul"] for gpu in measured["gpus"]):
-        return (
-            f"{count} GPU{'' if count == 1 else 's'} computed right; speed is reported, not judged (no reference data)"
-        )
+        judged = [check for check in checks if check.status in STRICT]
+        return f"--strict: {judged[0].id}: {judged[0].message}"
+    if any(gpu["matmul"] for gpu in gpus):
+        baselines = [check for check in checks if check.id.endswith(BASELINES)]
+        good = any(check.status == "pass" for check in baselines)
+        explained = next((check.evidence["cause"] for check in baselines if check.status == "explained"), None)
+        speed = "and as fast as they should" if good else "speed has nothing to be compared with yet"
+        if explained:
+            speed = f"slower for a known cause: {explained}"
+        return f"{plural(len(gpus), 'GPU')} computed right; {speed}".replace("; and", " and")
     why = next((check.message for check in checks if check.id == "gpu.present"), "no GPU was looked for")
     return f"the CPU computed right; {why}" if status == "pass" else f"nothing was measured; {why}"
 
 
-def verdict(measured: Measured, look: Sequence[Check], strict: bool) -> dict[str, Any]:
+BASELINES = (".reference", ".peers", ".history", ".efficiency")
+
+
+def verdict(measured: Measured, look: Sequence[Check], rules: Rules) -> dict[str, Any]:
     """The report's `status`, `exit_code`, `summary` and `checks`; `look` are the checks made before measuring."""
-    checks = [*look, *judge_measured(measured)]
-    checks.sort(key=lambda check: list(CATALOGUE).index(check.id))
-    status, code = overall(checks, strict)
-    return {"status": status, "exit_code": code, "summary": summary(measured, checks, status), "checks": checks}
+    place = {check_id: number for number, check_id in enumerate(CATALOGUE)}
+    checks = sorted([*look, *judge_measured(measured, rules)], key=lambda check: place[check.id])
+    status, code = overall(checks, rules.strict)
+    return {
+        "status": status,
+        "exit_code": code,
+        "summary": summary(measured, checks, status),
+        **rules.describe(),
+        "checks": checks,
+    }

@@ -20,7 +20,7 @@ from torch_probe.run import Run
 def build_report(run: Run, exit_code: int | None = None) -> dict[str, Any]:
     """The whole report. A given exit code (a signal's) replaces the verdict's."""
     measured = run.measured()
-    verdict = judge.verdict(measured, run.look, run.options.strict)
+    verdict = judge.verdict(measured, run.look, run.options.rules)
     checks = [dataclasses.asdict(check) for check in verdict["checks"]]
     return {
         "schema_version": SCHEMA_VERSION,
@@ -30,8 +30,8 @@ def build_report(run: Run, exit_code: int | None = None) -> dict[str, Any]:
         "status": verdict["status"],
         "exit_code": verdict["exit_code"] if exit_code is None else exit_code,
         "summary": verdict["summary"],
-        "policy": None,
-        "reference": None,
+        "policy": verdict["policy"],
+        "reference": verdict["reference"],
         **measured,
         "checks": checks,
     }

@@ -1,4 +1,4 @@
-"""What each GPU model should give: the rows of gpu_reference.json, which row is a GPU's, and what follows for a GPU without one."""
+"""What each GPU model should give, which row of gpu_reference.json is a GPU's, and what holds without a row."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ class Row:
             choose = min if self.data["class"] == "small" else statistics.median
             trusted = any(m["source"] in TRUSTED for m in cited)
             confidence = "low" if self.data["confidence"] == "low" or not trusted else "measured"
-            return Expectation(choose([m["tflops"] for m in cited]), confidence, self._words(m["source"] for m in cited))
+            return Expectation(
+                choose([m["tflops"] for m in cited]), confidence, self._words(m["source"] for m in cited)
+            )
         rated = self.data["dense_tflops"].get(dtype)
         share = self.fraction["half"] if dtype in HALF_PRECISION else self.fraction.get(dtype)
         if rated is None or share is None:
@@ -78,7 +80,8 @@ class Row:
 class Reference:
     """The whole table."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, source: str = "builtin") -> None:
+        self.source = source
         self.data: dict[str, Any] = json.loads(text)
         self.version = str(self.data["version"])
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
@@ -143,7 +146,7 @@ def _same_memory(row: Row, memory: object) -> bool:
 def load(path: Path | None = None) -> Reference:
     """The table that the probe ships, or another one of the same form."""
     if path is not None:
-        return Reference(path.read_text(encoding="utf-8"))
+        return Reference(path.read_text(encoding="utf-8"), str(path))
     data = pkgutil.get_data(__package__, "gpu_reference.json")
     if data is None:
         raise FileNotFoundError("gpu_reference.json")

@@ -19,6 +19,7 @@ from torch_probe.checks import CATALOGUE, CPU_DTYPES, GPU_DTYPES, SOFTWARE_CHECK
 from torch_probe.common import TOOL, first_line, plural
 from torch_probe.facts import Host, NvmlView, Roots, TorchView, cuda_text, read_text
 from torch_probe.faults import kernel_remedy, torch_missing, walk_chain
+from torch_probe.judge import Rules
 from torch_probe.report import Check, Gpu, HostFacts, Measured, Mode, Outcome, Software, Status, Step, blank, gpu_key
 
 NO_GPU = "no NVIDIA GPU on the PCI bus"
@@ -44,7 +45,7 @@ class Options:
     require_gpu: bool = False
     expect_gpus: int | None = None
     timeout: float = 180.0
-    strict: bool = False
+    rules: Rules = field(default_factory=Rules)
     pending_reboot: bool = False
     verbose: bool = False
     roots: Roots = field(default_factory=Roots)

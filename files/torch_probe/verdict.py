@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch_probe.causes import Cause, explanation, likely_cause, part
-from torch_probe.checks import Check
 from torch_probe.history import Baseline, History, key_of
 from torch_probe.policy import Policy
 from torch_probe.reference import HALF_PRECISION, Expectation, Reference, Row, is_mig
+from torch_probe.report import Check, Severity, Status
 
 Gpu = dict[str, Any]
 
-# Pinned host copies that a healthy link gives (GB/s, by PCIe generation, 16 lanes): the floors of Azure's health checks.
+# Pinned host copies (GB/s, by PCIe generation, 16 lanes): the floors of Azure's health checks.
 LINK_GB_S = {3: 10.0, 4: 21.0, 5: 48.0, 6: 96.0}
 COPIES = ("device_copy", "h2d", "d2h")
 EFFICIENCY_DTYPES = (*HALF_PRECISION, "fp8")
@@ -31,7 +31,7 @@ class Metric:
 
     name: str
     unit: str
-    value: float | None
+    value: float
     expected: Expectation | None
     row: dict[str, Any]
     noise: float = 0.0
@@ -44,7 +44,7 @@ class Limits:
     warn: float
     fail: float | None
 
-    def status(self, ratio: float) -> str:
+    def status(self, ratio: float) -> Status:
         """Written so that NaN is the worst."""
         if ratio >= self.warn:
             return "pass"
@@ -58,7 +58,9 @@ class Limits:
 class Speed:
     """All GPUs of one report, judged together, because equals are compared."""
 
-    def __init__(self, report: Mapping[str, Any], reference: Reference | None, policy: Policy, history: History) -> None:
+    def __init__(
+        self, report: Mapping[str, Any], reference: Reference | None, policy: Policy, history: History
+    ) -> None:
         self.report, self.reference, self.policy, self.history = report, reference, policy, history
         self.gpus: list[Gpu] = list(report.get("gpus") or [])
         self.why_row: dict[int, str] = {}
@@ -87,16 +89,16 @@ class Speed:
             if expected and row and is_mig(gpu):
                 expected = _slice(expected, gpu, row)
             self._explain(gpu, row, matmul, expected)
-            noise = float(rates.get("cv") or 0.0)
-            found[f"matmul.{dtype}"] = Metric(
-                f"matmul.{dtype}", "TFLOP/s", rates.get("sustained"), expected, matmul, noise
-            )
+            value = rates.get("sustained")
+            if value is not None:
+                noise = float(matmul.get("noise") or 0.0)
+                found[f"matmul.{dtype}"] = Metric(f"matmul.{dtype}", "TFLOP/s", value, expected, matmul, noise)
         copies = part(gpu, "bandwidth")
         for name in COPIES:
-            expected = self._copy_expectation(gpu, row, name)
-            found[f"bandwidth.{name}"] = Metric(
-                f"bandwidth.{name}", "GB/s", copies.get(f"{name}_gb_s"), expected, {}
-            )
+            value = copies.get(f"{name}_gb_s")
+            if value is not None:
+                expected = self._copy_expectation(gpu, row, name)
+                found[f"bandwidth.{name}"] = Metric(f"bandwidth.{name}", "GB/s", value, expected, {})
         return found
 
     def _explain(self, gpu: Gpu, row: Row | None, matmul: dict[str, Any], expected: Expectation | None) -> None:
@@ -147,7 +149,7 @@ class Speed:
                     self._history(index, metric, cause),
                 ]
                 yield from found
-                dtype = metric.row.get("dtype")
+                dtype: str | None = metric.row.get("dtype")
                 if dtype:
                     # With no reference in force the efficiency at the clock is the absolute judge.
                     in_force = found[0].status not in ("explained", "skipped", "not_run", "unknown")
@@ -156,11 +158,11 @@ class Speed:
 
     def _reference(self, index: int, metric: Metric, cause: Cause | None) -> Check:
         gpu, check_id = self.gpus[index], f"{metric.name}.reference"
-        if metric.value is None:
-            return _not_measured(gpu, check_id)
         if metric.expected is None:
             why = self._why_no_expectation(index, metric)
-            return Check(check_id, "skipped", why, gpu=key(gpu), evidence={"measured": metric.value, "unit": metric.unit})
+            return Check(
+                check_id, "skipped", why, gpu=key(gpu), evidence={"measured": metric.value, "unit": metric.unit}
+            )
         limits = self._reference_limits(metric)
         return self._compare(
             gpu,
@@ -195,8 +197,6 @@ class Speed:
 
     def _peers(self, index: int, metric: Metric, cause: Cause | None) -> Check:
         gpu, check_id, policy = self.gpus[index], f"{metric.name}.peers", self.policy
-        if metric.value is None:
-            return _not_measured(gpu, check_id)
         group = [self.metrics[other].get(metric.name) for other in range(len(self.gpus)) if self._equal(index, other)]
         values = [other.value for other in group if other and other.value is not None]
         if len(values) < 2:
@@ -217,13 +217,12 @@ class Speed:
 
     def _equal(self, one: int, other: int) -> bool:
         return all(
-            self.gpus[one].get(name) == self.gpus[other].get(name) for name in ("name", "sm_count", "memory_total_bytes")
+            self.gpus[one].get(name) == self.gpus[other].get(name)
+            for name in ("name", "sm_count", "memory_total_bytes")
         )
 
     def _history(self, index: int, metric: Metric, cause: Cause | None) -> Check:
         gpu, check_id, policy = self.gpus[index], f"{metric.name}.history", self.policy
-        if metric.value is None:
-            return _not_measured(gpu, check_id)
         run_key = key_of(self.report, gpu)
         past = self.history.baseline(run_key, metric.name) if run_key else None
         if past is None:
@@ -244,11 +243,11 @@ class Speed:
 
     def _efficiency(self, gpu: Gpu, metric: Metric, judges: bool) -> Check:
         check_id, value = f"{metric.name}.efficiency", metric.row.get("efficiency_at_clock")
-        if metric.value is None:
-            return _not_measured(gpu, check_id)
         if value is None:
             if not judges:
-                return Check(check_id, "skipped", "not known, and not needed: no clock, or no rate for it", gpu=key(gpu))
+                return Check(
+                    check_id, "skipped", "not known, and not needed: no clock, or no rate for it", gpu=key(gpu)
+                )
             why = "not known: the clock under load was not read, or the architecture's rate is not in the table"
             return Check(check_id, "unknown", why, gpu=key(gpu))
         clock = _clock(metric.row)
@@ -260,10 +259,19 @@ class Speed:
         if status == "pass":
             return Check(check_id, status, words, gpu=key(gpu), value=value, limit=limits.data())
         cause = likely_cause(gpu, metric.row)
-        severity = "isolate" if status == "fail" else "monitor"
+        severity: Severity = "isolate" if status == "fail" else "monitor"
         evidence = {"cause": cause.words, "measured": metric.value, "unit": metric.unit}
         return Check(
-            check_id, status, f"{who(gpu)}: {words}", cause.remedy, key(gpu), severity, value, None, limits.data(), evidence
+            check_id,
+            status,
+            f"{who(gpu)}: {words}",
+            cause.remedy,
+            key(gpu),
+            severity,
+            value,
+            None,
+            limits.data(),
+            evidence,
         )
 
     def _together(self, gpu: Gpu, dtype: str, cause: Cause | None) -> Check:
@@ -280,7 +288,7 @@ class Speed:
             gpu, metric, check_id, alone, "what it gives alone, while all GPUs work", limits, cause, {}, shared
         )
 
-    def _compare(  # noqa: PLR0913 - one place words every comparison alike
+    def _compare(
         self,
         gpu: Gpu,
         metric: Metric,
@@ -292,25 +300,20 @@ class Speed:
         evidence: Mapping[str, Any],
         likely: Cause | None = None,
     ) -> Check:
-        assert metric.value is not None  # noqa: S101 - for mypy; the callers have looked
         ratio = metric.value / expected if expected > 0 else 0.0
         figures = f"{metric.value:.4g} of {expected:.4g} {metric.unit}"
         words = f"{ratio:.0%} of {against} ({figures})"
         status, facts = limits.status(ratio), {"measured": metric.value, "expected": expected, "unit": metric.unit}
         facts.update(evidence)
-        base = Check(
-            check_id, status, words, gpu=key(gpu), value=round(ratio, 4), limit=limits.data(), evidence=facts
-        )
+        base = Check(check_id, status, words, gpu=key(gpu), value=round(ratio, 4), limit=limits.data(), evidence=facts)
         if status == "pass":
             return base
         message = f"{who(gpu)}: {metric.name} is {words}"
         found = cause or likely or self._compared_with_equals(gpu, metric) or likely_cause(gpu, metric.row)
         facts["cause"] = found.words
-        severity = "config" if cause else "isolate" if status == "fail" else "monitor"
+        severity: Severity = "config" if cause else "isolate" if status == "fail" else "monitor"
         status = "explained" if cause else status
-        return Check(
-            check_id, status, message, found.remedy, key(gpu), severity, base.value, None, base.limit, facts
-        )
+        return Check(check_id, status, message, found.remedy, key(gpu), severity, base.value, None, base.limit, facts)
 
     def _compared_with_equals(self, gpu: Gpu, metric: Metric) -> Cause | None:
         """8 % slower at equal efficiency is hot or short of power; with less efficiency it is broken or shared."""
@@ -375,10 +378,6 @@ def _slice(expected: Expectation, gpu: Gpu, row: Row) -> Expectation | None:
 
 def _times(past: Baseline) -> str:
     return f"{min(past.count, 5)} earlier pass{'' if past.count == 1 else 'es'}"
-
-
-def _not_measured(gpu: Gpu, check_id: str) -> Check:
-    return Check(check_id, "not_run", "it was not measured", gpu=key(gpu))
 
 
 def key(gpu: Gpu) -> str:
