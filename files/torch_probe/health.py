@@ -399,7 +399,7 @@ def _xid_check(v: Verdicts, check_id: str, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def judge_xid(number: int, own: bool) -> tuple[Status, str, Severity]:
-    """Status, remedy and severity of one Xid; one that a program's own error causes counts where the program is ours."""
+    """Status, remedy and severity of one Xid; a fault that a program causes counts where the program is ours."""
     if number == XID_LOST:
         return "fail", "The GPU fell off the bus: power the machine off and on; check power and seating.", "replace"
     if number == XID_POWER:
