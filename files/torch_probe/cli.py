@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch_probe import measure
+from torch_probe import flags, judge, measure, simulate
 from torch_probe.checks import CATALOGUE
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_OK, TOOL, VERSION, first_line
 from torch_probe.facts import Roots
-from torch_probe.judge import Rules
-from torch_probe.output import finish
+from torch_probe.output import Outputs, assemble, finish, publish
 from torch_probe.report import schema
 from torch_probe.run import Options, Run
 from torch_probe.watch import Watch
@@ -48,14 +47,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument(
         "--profile", choices=("quick", "standard"), default="quick", help="how long to measure (default: quick)"
     )
-    top.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, - for standard output")
-    top.add_argument("--format", choices=("text", "json", "none"), default="text", help="what to print (default: text)")
     top.add_argument("--require-gpu", action="store_true", help="no NVIDIA GPU is a failure")
     top.add_argument("--expect-gpus", type=_count, metavar="N", help="another number of NVIDIA GPUs is a failure")
     top.add_argument(
         "--timeout", type=_duration, metavar="S", help="seconds for the whole run (default: 180, standard 600)"
     )
-    top.add_argument("--strict", action="store_true", help="warnings and unknowns are failures")
     top.add_argument(
         "--pending-reboot",
         action="store_true",
@@ -65,23 +61,11 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--schema", action="store_true", help="print the JSON Schema of the report")
     top.add_argument("--list-checks", action="store_true", help="print every check id")
     top.add_argument("--explain", metavar="CHECK", help="say what a check is")
+    flags.add(top)
     top.add_argument("--version", action="version", version=f"{TOOL} {VERSION}")
     for name, default in (("--sysfs-root", "/sys"), ("--proc-root", "/proc"), ("--dev-root", "/dev")):
         top.add_argument(name, type=Path, default=Path(default), help=argparse.SUPPRESS)
     return top
-
-
-def check_output_path(top: argparse.ArgumentParser, target: str | None) -> None:
-    """A report that cannot be written is found before the measurement, not after it."""
-    if target is None or target == "-":
-        return
-    path = Path(target)
-    if path.is_dir():
-        top.error(f"--json {target}: is a directory; name a file")
-    if not path.parent.is_dir():
-        top.error(f"--json {target}: the directory {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        top.error(f"--json {target}: the directory {path.parent} is not writable for this user")
 
 
 def inform(arguments: argparse.Namespace, top: argparse.ArgumentParser) -> bool:
@@ -99,22 +83,40 @@ def inform(arguments: argparse.Namespace, top: argparse.ArgumentParser) -> bool:
     return True
 
 
+def judge_recording(
+    arguments: argparse.Namespace, top: argparse.ArgumentParser, outputs: Outputs, argv: Sequence[str]
+) -> int:
+    """The whole verdict path on what was recorded elsewhere, in the profile that it was recorded with."""
+    try:
+        recording = simulate.read(arguments.simulate)
+    except simulate.RecordingError as error:
+        top.error(str(error))
+    recording.expect(arguments.require_gpu, arguments.expect_gpus)
+    rules = flags.rules(arguments, top, recording.profile)
+    verdict = judge.verdict(recording.measured, recording.look, rules)
+    tool = {"name": TOOL, "version": VERSION, "profile": recording.profile, "args": list(argv)}
+    started = recording.document.get("started_at") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    seconds = float(recording.document.get("duration_s") or 0.0)
+    return publish(assemble(recording.measured, verdict, outputs, tool, started, seconds), outputs)
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the probe with these arguments (without the program's name) and return its exit code."""
     top = parser()
     arguments = top.parse_args(argv)
     if inform(arguments, top):
         return EXIT_OK
-    check_output_path(top, arguments.json)
+    rules, outputs = flags.rules(arguments, top, arguments.profile), flags.outputs(arguments, top)
+    if arguments.simulate:
+        return judge_recording(arguments, top, outputs, argv)
     run = Run(
         Options(
             profile=arguments.profile,
-            json=arguments.json,
-            format=arguments.format,
+            outputs=outputs,
             require_gpu=arguments.require_gpu,
             expect_gpus=arguments.expect_gpus,
             timeout=arguments.timeout or measure.DEFAULT_TIMEOUT[arguments.profile],
-            rules=Rules(strict=arguments.strict, profile=arguments.profile),
+            rules=rules,
             pending_reboot=arguments.pending_reboot,
             verbose=arguments.verbose,
             roots=Roots(arguments.sysfs_root, arguments.proc_root, arguments.dev_root),

@@ -31,10 +31,13 @@ XID_WARN = {63, 92, 94}
 XID_IGNORED = {37, 38, 43, 44, 66, 67, 93, 106, 107, 121, 137, 141, 152, 153, 157, 160, 161}
 
 RECOVERY = {
-    "reset": "Reset the GPU (`nvidia-smi --gpu-reset`).",
+    "gpu_reset": "Reset the GPU (`nvidia-smi --gpu-reset`).",
     "reboot": "Reboot the host.",
+    "system_reboot": "Reboot the host.",
+    "bus_reset": "Reset the bus: power the host off and on.",
     "drain_p2p": "End what uses peer-to-peer, then reset the GPU.",
     "drain_and_reset": "Drain the GPU, then reset it.",
+    "imex_restart": "Restart the IMEX service (nvidia-imex) on every node of the domain.",
 }
 
 
@@ -341,10 +344,12 @@ def _ecc(v: Verdicts, data: Mapping[str, Any]) -> Check:
 # ------------------------------------------------------------------------------------------------ NVLink, Xids
 
 
-def nvlink(v: Verdicts) -> Iterator[Check]:
+def nvlink(v: Verdicts, equals: Sequence[Record]) -> Iterator[Check]:
     """Links against those of equals, errors over the run, and the fabric."""
     data = part(v.gpu, "nvlink")
     up, expected = data.get("links_up"), data.get("links_expected")
+    if expected is None:
+        expected = max((part(other, "nvlink").get("links_up") or 0 for other in equals), default=None)
     if up is not None and expected is not None:
         if up < expected:
             words = f"{up} of {expected} NVLinks are up"
@@ -495,11 +500,12 @@ def judge(
     v = Verdicts(gpu, policy, seconds)
     equals = [other for other in gpus if other.get("name") == gpu.get("name")]
     yield from integrity(v, history.digests.get(key) if key else None, key)
-    for group in (throttling, link, memory, nvlink, training):
+    for group in (throttling, link, memory, training):
         rule: Callable[[Verdicts], Iterator[Check]] = group
         yield from rule(v)
     if gpu.get("memory_health") is not None or gpu.get("xids"):  # NVML answered for it
         yield from xids(v, log_read)
+    yield from nvlink(v, equals)
     yield from settings(v, equals)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -121,3 +121,44 @@ def _digests(found: Any) -> Iterator[tuple[str, str]]:
     for key, digest in (found or {}).items():
         if isinstance(digest, str):
             yield key, digest
+
+
+def update(path: Path, mode: str, report: Mapping[str, Any], write: Callable[[Path, str], None]) -> str | None:
+    """Add the GPUs that passed to the history; the reason where it was not written.
+
+    `on-pass` adds every pass, `if-missing` only the first of a GPU under its key: a baseline that never moves.
+    """
+    if mode == "never":
+        return None
+    history = load(path)  # again: another run may have written meanwhile
+    if history.problem and "newer version" in history.problem:
+        return history.problem
+    added = False
+    for gpu in report["gpus"]:
+        key = key_of(report, gpu)
+        if key is None or gpu["status"] != "pass" or (mode == "if-missing" and key in history.runs):
+            continue
+        # A figure with a known cause for being low is no baseline for later.
+        mine = (check for check in report["checks"] if check["gpu"] == gpu["uuid"])
+        explained = {check["id"] for check in mine if check["status"] == "explained"}
+        metrics = {name: value for name, value in metrics_of(gpu).items() if f"{name}.reference" not in explained}
+        if metrics:
+            history.add(key, metrics, (gpu.get("integrity") or {}).get("digest"))
+            added = True
+    if added:
+        write(path, history.document())
+    return None
+
+
+def metrics_of(gpu: Mapping[str, Any]) -> dict[str, float]:
+    """What is kept of a GPU: the rates that are judged."""
+    found = {}
+    for row in gpu.get("matmul") or []:
+        name = f"matmul.{row['dtype']}"
+        if row["tflops"]["sustained"] is not None and (name not in found or row.get("mode") == "alone"):
+            found[name] = float(row["tflops"]["sustained"])
+    for name in ("device_copy", "h2d", "d2h"):
+        value = (gpu.get("bandwidth") or {}).get(f"{name}_gb_s")
+        if value is not None:
+            found[f"bandwidth.{name}"] = float(value)
+    return found

@@ -20,6 +20,7 @@ from torch_probe.common import TOOL, first_line, plural
 from torch_probe.facts import Host, NvmlView, Roots, TorchView, cuda_text, read_text
 from torch_probe.faults import kernel_remedy, torch_missing, walk_chain
 from torch_probe.judge import Rules
+from torch_probe.output import Outputs
 from torch_probe.report import Check, Gpu, HostFacts, Measured, Mode, Outcome, Software, Status, Step, blank, gpu_key
 
 NO_GPU = "no NVIDIA GPU on the PCI bus"
@@ -40,8 +41,7 @@ class Options:
     """The command line, checked."""
 
     profile: str = "quick"
-    json: str | None = None
-    format: str = "text"
+    outputs: Outputs = field(default_factory=Outputs)
     require_gpu: bool = False
     expect_gpus: int | None = None
     timeout: float = 180.0

@@ -777,7 +777,7 @@ def test_a_probe_that_is_stopped_writes_what_it_knows(
 
 def test_a_hung_gpu_is_a_failure() -> None:
     """The watch blames the GPU only where nothing but a GPU could hang."""
-    run = running.Run(running.Options(timeout=0.1, format="none"))
+    run = running.Run(running.Options(timeout=0.1, outputs=output.Outputs(format="none")))
     run.progress("GPU 0: bf16 matrix product", on_gpu=True)
     ended: list[int] = []
 
