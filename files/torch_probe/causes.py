@@ -91,15 +91,15 @@ def likely_cause(gpu: Gpu, row: Mapping[str, Any] | None = None) -> Cause:
             return cause
     loss = part(row or {}, "loss")
     clock, kernel = loss.get("clock"), loss.get("kernel")
-    if clock is None or kernel is None:
+    if kernel is None:
         return Cause(
             "not known: there is no clock reading", f"Watch `nvidia-smi -q -d PERFORMANCE` under load. {NEXT_STEP}"
         )
-    if clock >= kernel:
+    if clock is not None and clock >= kernel:
         words = f"a low clock costs {clock:.0%} (power or heat), the kernel {kernel:.0%}"
         return Cause(
             words, f"Compare power limit, temperature and clocks with an equal GPU (`nvidia-smi -q`). {NEXT_STEP}"
         )
-    words = f"at its clock it does too little ({kernel:.0%} lost, {clock:.0%} by the clock): "
-    words += "a wrong kernel, a shared GPU or a defect"
+    by_clock = f", {clock:.0%} by the clock" if clock else ""
+    words = f"at its clock it does too little ({kernel:.0%} lost{by_clock}): a wrong kernel, a shared GPU or a defect"
     return Cause(words, f"Look for other processes and compare torch versions. {NEXT_STEP}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch_probe import causes
 from torch_probe.causes import COOLING, SEATING, SUPPLY, part
+from torch_probe.common import plural
 from torch_probe.history import History
 from torch_probe.policy import Policy
 from torch_probe.report import Check, Severity, Status
@@ -205,9 +206,8 @@ def _hardware(v: Verdicts, mask: int) -> Iterator[Check]:
         found, remedies = ["heat or power"], [COOLING, SUPPLY]
     if found:
         words = f"slowed by the hardware itself: {' and '.join(found)}"
-        yield v.bad(
-            "throttle.hardware", "fail", words, " ".join(remedies), "isolate", None, {"fail": limit}, _heat(v.gpu)
-        )
+        heat = _heat(v.gpu) if COOLING in remedies else None
+        yield v.bad("throttle.hardware", "fail", words, " ".join(remedies), "isolate", None, {"fail": limit}, heat)
     else:
         yield v.good("throttle.hardware", "the hardware did not brake it")
 
@@ -321,17 +321,17 @@ def _ecc(v: Verdicts, data: Mapping[str, Any]) -> Check:
         return v.bad(check_id, "fail", words, "Replace the GPU (RMA).", "replace")
     for name, when in (("ecc_unc_delta", "during the run"), ("ecc_unc_volatile", "since the driver was loaded")):
         if data.get(name):
-            words = f"{data[name]} uncorrectable memory errors {when}"
+            words = f"{plural(data[name], 'uncorrectable memory error')} {when}"
             return v.bad(check_id, "fail", words, RESET, "reset", data[name], {"fail": 1})
     if data.get("ecc_unc_aggregate"):
-        words = f"{data['ecc_unc_aggregate']} uncorrectable memory errors over its life, none now"
+        words = f"{plural(data['ecc_unc_aggregate'], 'uncorrectable memory error')} over its life, none now"
         return v.bad(check_id, "warn", words, "Watch it; replace it if they come back.", "monitor")
     new, rate = data.get("ecc_cor_delta"), v.policy["warn.ecc_corrected_per_min"]
     if new and new > rate * max(v.seconds / 60, 1.0):
-        words = f"{new} corrected memory errors in {v.seconds:.0f} s"
+        words = f"{plural(new, 'corrected memory error')} in {v.seconds:.0f} s"
         return v.bad(check_id, "warn", words, "Watch it; a stream of them announces a failure.", "monitor", new)
     if new:
-        return v.good(check_id, f"{new} corrected memory errors during the run", new, "info")
+        return v.good(check_id, f"{plural(new, 'corrected memory error')} during the run", new, "info")
     if data.get("ecc_mode") is None and data.get("ecc_unc_volatile") is None:
         return v.good(check_id, "this GPU has no ECC", status="skipped")
     if data.get("ecc_mode") is False:

@@ -290,13 +290,14 @@ def summary(measured: Measured, checks: Sequence[Check], status: str) -> str:
         judged = [check for check in checks if check.status in STRICT]
         return f"--strict: {judged[0].id}: {judged[0].message}"
     if any(gpu["matmul"] for gpu in gpus):
-        baselines = [check for check in checks if check.id.endswith(BASELINES)]
-        good = any(check.status == "pass" for check in baselines)
+        baselines = [check for check in checks if check.id.startswith("matmul.") and check.id.endswith(BASELINES)]
         explained = next((check.evidence["cause"] for check in baselines if check.status == "explained"), None)
-        speed = "and as fast as they should" if good else "speed has nothing to be compared with yet"
+        speed = "; there is nothing yet to compare its speed with"
         if explained:
-            speed = f"slower for a known cause: {explained}"
-        return f"{plural(len(gpus), 'GPU')} computed right; {speed}".replace("; and", " and")
+            speed = f"; slower for a known cause: {explained}"
+        elif any(check.status == "pass" for check in baselines):
+            speed = f" and as fast as {'it' if len(gpus) == 1 else 'they'} should"
+        return f"{plural(len(gpus), 'GPU')} computed right{speed}"
     why = next((check.message for check in checks if check.id == "gpu.present"), "no GPU was looked for")
     return f"the CPU computed right; {why}" if status == "pass" else f"nothing was measured; {why}"
 

@@ -92,18 +92,18 @@ def _ecc(gpu: Record, checks: Sequence[Record]) -> str | None:
 
 
 def problems(checks: Sequence[Record]) -> list[Record]:
-    """What a person has to know, the worst first. Of one GPU's many slow products only the slowest is told."""
-    bad = [check for check in checks if check["status"] in BAD and check["remedy"]]
-    slow: dict[tuple[str, str], list[Record]] = {}
-    told = []
+    """What a person has to know, the worst first. Of one GPU's many slow rates only the worst is told."""
+    bad = sorted((c for c in checks if c["status"] in BAD and c["remedy"]), key=lambda c: BAD.index(c["status"]))
+    slow: dict[str, list[Record]] = {}
+    told: list[Record] = []
     for check in bad:
-        is_speed = check["evidence"].get("measured") is not None
-        if is_speed and check["gpu"]:
-            slow.setdefault((check["gpu"], check["status"]), []).append(check)
-        else:
+        if check["gpu"] and check["evidence"].get("measured") is not None:
+            slow.setdefault(check["gpu"], []).append(check)
+        elif not any(check["message"] == other["message"] for other in told):
             told.append(check)
     for rows in slow.values():
-        first = min(rows, key=lambda row: row["value"] if row["value"] is not None else 1.0)
+        worst = [row for row in rows if row["status"] == rows[0]["status"]]
+        first = min(worst, key=lambda row: row["value"] if row["value"] is not None else 1.0)
         told.append({**first, "more": len(rows) - 1})
     return sorted(told, key=lambda check: BAD.index(check["status"]))
 
@@ -111,7 +111,7 @@ def problems(checks: Sequence[Record]) -> list[Record]:
 def _problem_lines(checks: Sequence[Record]) -> Iterator[str]:
     found = problems(checks)
     for check in found[:MOST_PROBLEMS]:
-        more = f" (and {check['more']} more rates of this GPU)" if check.get("more") else ""
+        more = f" (and {plural(check['more'], 'more such verdict')} on this GPU)" if check.get("more") else ""
         yield f"{check['status'].upper()}  {check['id']}: {check['message']}{more}"
         why = [words for words in (limit_text(check), cause_text(check)) if words]
         if why:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch_probe.causes import Cause, explanation, likely_cause, part
+from torch_probe.causes import Cause, busy, explanation, likely_cause, part
 from torch_probe.history import Baseline, History, key_of
 from torch_probe.policy import Policy
 from torch_probe.reference import HALF_PRECISION, Expectation, Reference, Row, is_mig
@@ -153,7 +153,9 @@ class Speed:
                 if dtype:
                     # With no reference in force the efficiency at the clock is the absolute judge.
                     in_force = found[0].status not in ("explained", "skipped", "not_run", "unknown")
-                    yield self._efficiency(gpu, metric, judges=dtype in EFFICIENCY_DTYPES and not in_force)
+                    shared = busy(gpu, self.policy) is not None  # then nothing measured is this GPU's own
+                    judges = dtype in EFFICIENCY_DTYPES and not in_force and not shared
+                    yield self._efficiency(gpu, metric, judges)
                     yield self._together(gpu, dtype, cause)
 
     def _reference(self, index: int, metric: Metric, cause: Cause | None) -> Check:
@@ -264,7 +266,7 @@ class Speed:
         return Check(
             check_id,
             status,
-            f"{who(gpu)}: {words}",
+            f"{who(gpu)}: {metric.name} does {words}",
             cause.remedy,
             key(gpu),
             severity,
