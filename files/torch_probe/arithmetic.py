@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-SEED = 20261122
 SAMPLED_ROWS = 64
+# A worst element below this share of its bound is ordinary; four times ordinary is the bound.
+ORDINARY = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,10 @@ ARITHMETIC = {
     "tf32": Arithmetic("float32", 2.9e-4, 1e-5, 1e-3, 4e-3),
     "fp16": Arithmetic("float16", 2.1e-4, 1e-5, 1e-3, 4e-3),
     "bf16": Arithmetic("bfloat16", 1.66e-3, 4e-4, 5e-3, 4e-2),
+    # Against the inputs as they were rounded to fp8, with a result in bf16. Some tensor cores keep fewer bits of a sum.
+    "fp8": Arithmetic("float8_e4m3fn", 1.66e-3, 4e-4, 1e-2, 8e-2),
+    # Integers are exact.
+    "int8": Arithmetic("int8", 0.0, 0.0, 0.0, 0.0),
 }
 
 
@@ -62,3 +67,9 @@ def judge_error(dtype: str, error: ProductError) -> tuple[bool, bool, str]:
         ):
             return True, False, f"relative error {error.relative:.1e} is that of {other}, not of {dtype}"
     return False, False, f"relative error {error.relative:.1e}, {dtype} has {arithmetic.typical:.1e}"
+
+
+def element_ratio(dtype: str, element: float) -> float | None:
+    """The worst element's error over the ordinary worst of this arithmetic; above 4 is wrong. None for exact ones."""
+    bound = ARITHMETIC[dtype].element
+    return element / (bound * ORDINARY) if bound else None

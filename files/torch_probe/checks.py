@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-GPU_DTYPES = ("fp32", "tf32", "fp16", "bf16")
+GPU_DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8")
 CPU_DTYPES = ("fp32", "bf16")
 
 SOFTWARE_CHECKS = {

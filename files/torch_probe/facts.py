@@ -240,7 +240,7 @@ def read_nvml() -> NvmlView:
             nvml.nvmlShutdown()
 
 
-def _torch_device(torch: ModuleType, index: int) -> dict[str, Any]:
+def torch_device(torch: ModuleType, index: int) -> dict[str, Any]:
     """One device's facts as torch has them; older versions lack the bus id and the UUID."""
     known = torch.cuda.get_device_properties(index)
     bus = getattr(known, "pci_bus_id", None)
@@ -281,7 +281,7 @@ def read_torch(tell: Tell) -> TorchView:
             available = bool(torch.cuda.is_available())
             arch_list = tuple(torch.cuda.get_arch_list())
             if available:
-                devices = tuple(_torch_device(torch, index) for index in range(torch.cuda.device_count()))
+                devices = tuple(torch_device(torch, index) for index in range(torch.cuda.device_count()))
         except Exception as error:  # the driver's faults come through here as RuntimeError and AssertionError
             problem = first_line(error)
     return TorchView(torch, problem, version, cuda, hip, arch_list, available, devices)
