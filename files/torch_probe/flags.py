@@ -30,6 +30,8 @@ def add(top: argparse.ArgumentParser) -> None:
         default="never",
         help="add GPUs that pass to the history: never, only their first pass, every pass (default: never)",
     )
+    help_beside = "start the probe by this command too, as in a container, and compare; its options follow the command"
+    rules.add_argument("--beside", metavar="COMMAND", help=help_beside)
     rules.add_argument("--strict", action="store_true", help="warnings, unknowns and what did not run are failures")
     out = top.add_argument_group("where the report goes")
     out.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, - for standard output")
