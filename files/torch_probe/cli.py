@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch_probe import flags, judge, measure, simulate
-from torch_probe.checks import CATALOGUE
+from torch_probe import flags, judge, simulate
+from torch_probe.checks import CATALOGUE, GPU_DTYPES
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_OK, TOOL, VERSION, first_line
 from torch_probe.facts import Roots
 from torch_probe.output import Outputs, assemble, finish, publish
+from torch_probe.plan import PROFILES, SOAK_SECONDS, Wishes, default_timeout, step_names, unknown_steps
 from torch_probe.report import schema
-from torch_probe.run import Options, Run
+from torch_probe.run import Options, Run, UsageError
 from torch_probe.watch import Watch
 
 
@@ -37,6 +38,10 @@ def _duration(text: str) -> float:
 _count.__name__, _duration.__name__ = "count (0 or more)", "time in seconds (more than 0)"
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return () if text in ("all", "auto") else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def parser() -> argparse.ArgumentParser:
     """The options. Exit code 2 on a wrong one is argparse's own."""
     top = argparse.ArgumentParser(
@@ -45,13 +50,36 @@ def parser() -> argparse.ArgumentParser:
         epilog="Exit codes: 0 pass, warn or skipped; 1 fail; 2 could not run; 130, 143 stopped by SIGINT, SIGTERM.",
     )
     top.add_argument(
-        "--profile", choices=("quick", "standard"), default="quick", help="how long to measure (default: quick)"
+        "--profile",
+        choices=PROFILES,
+        default="quick",
+        help="quick: 15 s, after every change of the host (default); standard: 75 s, acceptance; soak: --duration",
     )
     top.add_argument("--require-gpu", action="store_true", help="no NVIDIA GPU is a failure")
     top.add_argument("--expect-gpus", type=_count, metavar="N", help="another number of NVIDIA GPUs is a failure")
     top.add_argument(
-        "--timeout", type=_duration, metavar="S", help="seconds for the whole run (default: 180, standard 600)"
+        "--timeout",
+        type=_duration,
+        metavar="S",
+        help="seconds for the whole run (default: 180, standard 600, soak its duration and 900)",
     )
+    wishes = top.add_argument_group("what is measured")
+    wishes.add_argument(
+        "--duration", type=_duration, default=SOAK_SECONDS, metavar="S", help="how long to soak (default: 300)"
+    )
+    wishes.add_argument(
+        "--gpus", type=_names, default=(), metavar="GPU,...", help="UUIDs, PCI addresses or numbers (default: all)"
+    )
+    wishes.add_argument(
+        "--dtypes", type=_names, default=(), metavar="DTYPE,...", help=f"of {', '.join(GPU_DTYPES)} (default: auto)"
+    )
+    wishes.add_argument(
+        "--checks", type=_names, default=(), metavar="+NAME,-NAME", help="steps to add or to leave out, as -p2p,+nccl"
+    )
+    passes = wishes.add_mutually_exclusive_group()
+    passes.add_argument("--together-only", action="store_true", help="no pass of each GPU by itself")
+    passes.add_argument("--alone-only", action="store_true", help="GPU after GPU, never together")
+    wishes.add_argument("--serials", action="store_true", help="serial numbers in the report")
     top.add_argument(
         "--pending-reboot",
         action="store_true",
@@ -65,7 +93,31 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"{TOOL} {VERSION}")
     for name, default in (("--sysfs-root", "/sys"), ("--proc-root", "/proc"), ("--dev-root", "/dev")):
         top.add_argument(name, type=Path, default=Path(default), help=argparse.SUPPRESS)
+    top.add_argument("--stand-in", action="store_true", help=argparse.SUPPRESS)
     return top
+
+
+def wishes_of(arguments: argparse.Namespace, top: argparse.ArgumentParser) -> Wishes:
+    """The plan's part of the command line."""
+    for dtype in arguments.dtypes:
+        if dtype not in GPU_DTYPES:
+            top.error(f"--dtypes {dtype}: is none of {', '.join(GPU_DTYPES)}")
+    for name in arguments.checks:
+        if name[0] not in "+-":
+            top.error(f"--checks {name}: say +{name} to add it or -{name} to leave it out")
+    unknown = unknown_steps([name[1:] for name in arguments.checks])
+    if unknown:
+        top.error(f"--checks {unknown[0]}: no such step; there are {', '.join(step_names())}")
+    return Wishes(
+        profile=arguments.profile,
+        duration=arguments.duration,
+        dtypes=arguments.dtypes,
+        add=frozenset(name[1:] for name in arguments.checks if name[0] == "+"),
+        drop=frozenset(name[1:] for name in arguments.checks if name[0] == "-"),
+        alone=not arguments.together_only,
+        together=not arguments.alone_only,
+        size=256 if arguments.stand_in else None,
+    )
 
 
 def inform(arguments: argparse.Namespace, top: argparse.ArgumentParser) -> bool:
@@ -115,17 +167,24 @@ def main(argv: Sequence[str]) -> int:
             outputs=outputs,
             require_gpu=arguments.require_gpu,
             expect_gpus=arguments.expect_gpus,
-            timeout=arguments.timeout or measure.DEFAULT_TIMEOUT[arguments.profile],
+            timeout=arguments.timeout or default_timeout(arguments.profile, arguments.duration),
             rules=rules,
             pending_reboot=arguments.pending_reboot,
             verbose=arguments.verbose,
             roots=Roots(arguments.sysfs_root, arguments.proc_root, arguments.dev_root),
             argv=tuple(argv),
+            wishes=wishes_of(arguments, top),
+            gpus=arguments.gpus,
+            serials=arguments.serials,
+            stand_in=arguments.stand_in,
         )
     )
     with Watch(run) as watch:
         try:
             run.execute()
+        except UsageError as error:
+            watch.over.set()
+            top.error(str(error))
         except Exception as error:  # the report must be written whatever went wrong in a measurement
             if arguments.verbose:
                 traceback.print_exc()

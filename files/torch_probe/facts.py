@@ -103,6 +103,28 @@ def read_pci(roots: Roots, vendor: str) -> list[PciGpu] | None:
     return found
 
 
+def slot_width(roots: Roots, address: str | None) -> int | None:
+    """The lanes of the port above a device. A slot that is narrower than its GPU is a choice of the board's maker."""
+    if not address:
+        return None
+    device = roots.sysfs / "bus/pci/devices" / address
+    if not device.exists():
+        return None
+    width = read_text(device.resolve().parent / "max_link_width")
+    # Without a link the kernel says 0 or 255.
+    return int(width) if width and width.isdigit() and 0 < int(width) < 64 else None
+
+
+def link_errors(roots: Roots, address: str | None) -> dict[str, int | None]:
+    """The PCI Express errors that the kernel has counted for a device since boot."""
+    found: dict[str, int | None] = {}
+    for kind, name in (("fatal", "FATAL"), ("nonfatal", "NONFATAL"), ("correctable", "COR")):
+        text = read_text(roots.sysfs / "bus/pci/devices" / (address or "none") / f"aer_dev_{kind}") or ""
+        total = re.search(rf"^TOTAL_ERR_{name} (\d+)$", text, re.MULTILINE)
+        found[kind] = int(total.group(1)) if total else None
+    return found
+
+
 def read_loaded_driver(roots: Roots) -> str | None:
     """Version of the nvidia module in the running kernel."""
     version = read_text(roots.sysfs / "module/nvidia/version")
@@ -122,6 +144,17 @@ def read_driver_on_disk() -> str | None:
                 [command, "-F", "version", "nvidia"], capture_output=True, text=True, timeout=10, check=False
             )
             return done.stdout.strip() or None
+    return None
+
+
+def read_user_space(roots: Roots) -> str | None:
+    """Version of the driver's management library that programs load: the file that its name for them points to."""
+    places = ("usr/lib/*-linux-gnu", "usr/lib64", "usr/lib", "usr/lib/*-linux-gnu/nvidia/current", "usr/lib/wsl/lib")
+    for place in places:
+        for link in sorted(roots.base.glob(f"{place}/libnvidia-ml.so.1")):
+            found = re.search(r"\.so\.(\d+\.[\d.]+)$", link.resolve().name)
+            if found:
+                return found.group(1)
     return None
 
 
@@ -254,6 +287,8 @@ def torch_device(torch: ModuleType, index: int) -> dict[str, Any]:
         "memory_total_bytes": int(known.total_memory),
         "compute_capability": f"{known.major}.{known.minor}",
         "sm_count": int(known.multi_processor_count),
+        "l2_cache_bytes": int(getattr(known, "L2_cache_size", 0)) or None,
+        "integrated": bool(getattr(known, "is_integrated", 0)),
     }
 
 
@@ -308,6 +343,11 @@ class Host:
     def on_disk(self) -> str | None:
         """Version of the nvidia module on disk."""
         return read_driver_on_disk()
+
+    @functools.cached_property
+    def user_space(self) -> str | None:
+        """Version of the driver's library."""
+        return read_user_space(self.roots)
 
     @functools.cached_property
     def nvml(self) -> NvmlView:

@@ -6,13 +6,12 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Callable
 
-from torch_probe.common import first_line
 from torch_probe.facts import Host, Tell, TorchView, cuda_text, read_missing_nodes, read_secure_boot
-from torch_probe.report import Check, Severity, Status
+from torch_probe.report import Check, Gpu, Severity, Status, gpu_key
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,10 @@ def step_nvml(host: Host) -> Finding | None:
     view = host.nvml
     if view.code == 12:
         return _nvml_library_missing(host)
+    if view.code == 18 and host.user_space:
+        cause = NVML_CAUSES[18]
+        message = f"{cause.message}: library {host.user_space}, module {host.loaded or 'unknown'}"
+        return replace(cause, message=message)
     if view.code:
         other = Finding(
             f"NVML does not start: {view.error or f'code {view.code}'}",
@@ -238,12 +241,24 @@ def step_architectures(host: Host) -> Finding | None:
     )
 
 
+def names_a_gpu(chosen: str, host: Host) -> bool:
+    """Whether CUDA finds a GPU by the first entry of this list; it reads no further than the first that is wrong."""
+    first = chosen.split(",")[0].strip()
+    if first.startswith("MIG-"):
+        return True
+    if first.startswith("GPU-"):
+        uuids = [str(device.get("uuid")) for device in host.nvml.devices]
+        return any(uuid.lower().startswith(first.lower()) for uuid in uuids)
+    return first.isdigit() and int(first) < max(len(host.nvml.devices), host.gpu_count)
+
+
 def step_visible_gpus(host: Host) -> Finding | None:
     """8. PCI, NVML and torch agree, but for what CUDA_VISIBLE_DEVICES chooses."""
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     seen = len(host.torch.devices)
     if chosen is not None:
-        if seen:
+        # Where it names a GPU that is there, something else hides it, which the next step has in CUDA's own words.
+        if seen or names_a_gpu(chosen, host):
             return None
         return Finding(
             f"CUDA_VISIBLE_DEVICES={chosen!r} hides every GPU",
@@ -289,31 +304,35 @@ def kernel_remedy(text: str) -> str:
     return "Read `dmesg | grep -i -e nvrm -e xid`; for deeper tests run `dcgmi diag -r 3`."
 
 
+WRONG_KERNEL = "the product of two small matrices is wrong"
+
+
 def run_tiny_kernel(torch: ModuleType, index: int) -> str | None:
     """A product of two integer matrices, exact in float32 and in TF32; None when it is right."""
     a = torch.arange(64 * 64).remainder(7).reshape(64, 64).to(torch.float32)
     b = torch.arange(64 * 64).remainder(5).reshape(64, 64).to(torch.float32)
     device = f"cuda:{index}"
     got = (a.to(device) @ b.to(device)).cpu()
-    return None if bool(torch.equal(got, a @ b)) else "the product of two small matrices is wrong"
+    return None if bool(torch.equal(got, a @ b)) else WRONG_KERNEL
 
 
-def step_kernel(host: Host) -> Finding | None:
-    """9. A real kernel runs on every GPU and is right."""
-    torch = host.torch.module
-    if torch is None:
-        return None
-    for index in range(max(1, len(host.torch.devices))):
-        try:
-            problem = run_tiny_kernel(torch, index)
-        except Exception as error:  # CUDA's errors arrive as RuntimeError, AssertionError and torch's own types
-            text = first_line(error)
-            return Finding(f"GPU {index} does not compute: {text}", kernel_remedy(text), reboot_cures=True)
-        if problem:
-            return Finding(
-                f"GPU {index}: {problem}", "Take this GPU out of use; run `dcgmi diag -r 3`.", severity="isolate"
-            )
-    return None
+def kernel_check(gpus: Sequence[Gpu], bad: Mapping[str, str], pending_reboot: bool) -> Check:
+    """9. A real kernel runs on every GPU and is right. `bad` has those on which it did not, with CUDA's own words.
+
+    Where others compute, they are measured: one lost GPU must not hide what the other seven are worth.
+    """
+    if not bad:
+        return Check("software.kernel", "pass", "ok")
+    numbers = {gpu_key(gpu): gpu["index"] for gpu in gpus}
+    key, text = next(iter(bad.items()))
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    wrong = WRONG_KERNEL in text
+    message = f"GPU {numbers[key]}{': ' if wrong else ' does not compute: '}{text}{more}"
+    remedy = "Take this GPU out of use; run `dcgmi diag -r 3`." if wrong else kernel_remedy(text)
+    status: Status = "pending_reboot" if pending_reboot and not wrong else "fail"
+    evidence = {"gpus": sorted(bad), "others_compute": len(bad) < len(gpus)}
+    severity: Severity = "isolate" if wrong or len(bad) < len(gpus) else "config"
+    return Check("software.kernel", status, message, remedy, severity=severity, evidence=evidence)
 
 
 CHAIN: tuple[tuple[str, Callable[[Host], Finding | None]], ...] = (
@@ -325,7 +344,6 @@ CHAIN: tuple[tuple[str, Callable[[Host], Finding | None]], ...] = (
     ("software.cuda_version", step_cuda_version),
     ("software.architectures", step_architectures),
     ("software.visible_gpus", step_visible_gpus),
-    ("software.kernel", step_kernel),
 )
 
 
@@ -336,7 +354,7 @@ def walk_chain(host: Host, pending_reboot: bool, tell: Tell) -> Iterator[Check]:
         if cause:
             yield Check(check_id, "not_run", f"{cause} comes first")
             continue
-        tell(f"checking {check_id}", check_id in ("software.nvml", "software.kernel"))
+        tell(f"checking {check_id}", check_id == "software.nvml")
         finding = step(host)
         if finding is None:
             yield Check(check_id, "pass", "ok")

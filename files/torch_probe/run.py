@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import platform
@@ -10,18 +9,36 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Callable, Literal
 
 from torch_probe import measure
-from torch_probe.checks import CATALOGUE, CPU_DTYPES, GPU_DTYPES, SOFTWARE_CHECKS
-from torch_probe.common import TOOL, first_line, plural
+from torch_probe.checks import CATALOGUE, CPU_DTYPES, SOFTWARE_CHECKS
+from torch_probe.common import TOOL, plural
+from torch_probe.conduct import Conductor, Workers
+from torch_probe.device import Device
 from torch_probe.facts import Host, NvmlView, Roots, TorchView, cuda_text, read_text
-from torch_probe.faults import kernel_remedy, torch_missing, walk_chain
+from torch_probe.faults import kernel_check, torch_missing, walk_chain
 from torch_probe.judge import Rules
 from torch_probe.output import Outputs
-from torch_probe.report import Check, Gpu, HostFacts, Measured, Mode, Outcome, Software, Status, Step, blank, gpu_key
+from torch_probe.plan import CPU_TIMING, Wishes
+from torch_probe.report import (
+    Check,
+    Cpu,
+    CpuMatmul,
+    Gpu,
+    HostFacts,
+    Measured,
+    Outcome,
+    Software,
+    Status,
+    Step,
+    blank,
+    gpu_key,
+)
+from torch_probe.workers import Pool
 
 NO_GPU = "no NVIDIA GPU on the PCI bus"
 
@@ -50,6 +67,10 @@ class Options:
     verbose: bool = False
     roots: Roots = field(default_factory=Roots)
     argv: tuple[str, ...] = ()
+    wishes: Wishes = field(default_factory=Wishes)
+    gpus: tuple[str, ...] = ()  # UUIDs, addresses or numbers; empty is all
+    serials: bool = False
+    stand_in: bool = False  # for tests: the CPU takes the GPU's place
 
 
 class Run:
@@ -63,8 +84,9 @@ class Run:
         self.host: Host | None = None
         self.look: list[Check] = []
         self.gpus: list[Gpu] = []
-        self.cpu: Any = None
+        self.cpu: Cpu | None = None
         self.steps: list[Step] = []
+        self.conductor: Conductor | None = None
         self.phase = "starting"
         self.on_gpu = False
         self.lock = threading.Lock()
@@ -79,25 +101,23 @@ class Run:
         """Whether what is left is too little to start another measurement."""
         return time.monotonic() - self.start > 0.8 * self.options.timeout
 
-    def note(
-        self, step: str, outcome: Outcome, message: str | None = None, gpu: Gpu | None = None, mode: Mode | None = None
-    ) -> None:
-        """Record what became of a step."""
-        key = gpu_key(gpu) if gpu else None
+    def note(self, step: str, outcome: Outcome, message: str | None = None) -> None:
+        """Record what became of a step of the host."""
         self.steps.append(
-            {"gpu": key, "step": step, "mode": mode, "outcome": outcome, "message": message, "seconds": None}
+            {"gpu": None, "step": step, "mode": None, "outcome": outcome, "message": message, "seconds": None}
         )
 
     def measured(self) -> Measured:
         """The data so far."""
+        conductor = self.conductor
         return {
             "host": host_facts(self),
             "software": software_facts(self),
             "cpu": self.cpu,
             "gpus": self.gpus,
-            "p2p": None,
-            "nccl": None,
-            "steps": self.steps,
+            "p2p": conductor.p2p if conductor else None,
+            "nccl": conductor.nccl if conductor else None,
+            "steps": self.steps + (conductor.steps if conductor else []),
         }
 
     # ------------------------------------------------------------------------------------------------ what is done
@@ -106,11 +126,15 @@ class Run:
         """Look, walk the chain, measure."""
         self.progress("looking at the host")
         host = self.host = Host(self.options.roots, self.progress)
-        self.look += count_checks(host, self.options.require_gpu, self.options.expect_gpus)
-        if host.gpu_count == 0:
-            self._without_gpu(host)
+        if self.options.stand_in:
+            self._with_stand_in()
         else:
-            self._with_gpu(host)
+            self.look += count_checks(host, self.options.require_gpu, self.options.expect_gpus)
+            if host.gpu_count == 0:
+                self._without_gpu(host)
+            else:
+                self._with_gpu(host)
+        self.progress("writing the report")
         self.look.append(Check("probe.complete", "pass", "ok"))
 
     def _without_gpu(self, host: Host) -> None:
@@ -132,90 +156,131 @@ class Run:
         self.look += [Check(check_id, status, message) for check_id in ids]
 
     def _with_gpu(self, host: Host) -> None:
-        self.look += walk_chain(host, self.options.pending_reboot, self.progress)
-        self.gpus = merge_gpus(host)
-        causes = [check.status for check in self.look if check.id in SOFTWARE_CHECKS]
-        cause = next((status for status in causes if status not in ("pass", "warn")), None)
-        if cause is None and host.torch.module is not None:
+        """The chain, then the measuring, which has the chain's last step: a kernel on every GPU."""
+        pending = self.options.pending_reboot
+        self.look += walk_chain(host, pending, self.progress)
+        self.gpus = self._chosen(merge_gpus(host))
+        cause = cause_of(self.look)
+        if cause is None:
+            self._measure_gpus()
+        else:
+            self.look.append(Check("software.kernel", "not_run", f"{cause.id} comes first"))
+            if host.nvml.code == 0 and cause.id not in ("software.pci", "software.driver", "software.nvml"):
+                # What NVML tells without torch is told: the counters may name the cause.
+                conductor = self._conduct()
+                conductor.begin()
+                conductor.finish()
+        cause = cause or cause_of(self.look)
+        if cause is None:
             self.note("cpu", "skipped", "the GPUs are measured, not the CPU")
-            self._measure_gpus(host.torch.module)
             return
-        if cause == "pending_reboot":
+        if cause.status == "pending_reboot":
             self.note("gpu", "pending_reboot", "waits for the reboot")
             if host.torch.module is not None:
                 self._measure_cpu(host.torch.module)
         self.note("gpu", "not_run", "the GPU's fault comes first")
         self.note("cpu", "not_run", "the GPU's fault comes first")
 
+    def _chosen(self, gpus: list[Gpu]) -> list[Gpu]:
+        """Those of --gpus. A name that no GPU has is an error of the caller, found before anything is measured."""
+        wanted = self.options.gpus
+        for name in wanted:
+            if not any(name in names_of(gpu) for gpu in gpus):
+                known = ", ".join(f"{gpu['index']} ({gpu_key(gpu)})" for gpu in gpus) or "none"
+                raise UsageError(f"--gpus {name}: no such GPU here; there are {known}")
+        return [gpu for gpu in gpus if not wanted or any(name in names_of(gpu) for name in wanted)]
+
+    def _conduct(self, device: str = "cuda") -> Conductor:
+        workers = make_workers(lambda key, text: self.progress(f"{key}: {text}"))
+        options = self.options
+        self.conductor = Conductor(
+            self.gpus, workers, options.wishes, options.roots, self.progress, options.serials, device
+        )
+        return self.conductor
+
+    def _measure_gpus(self) -> None:
+        conductor = self._conduct()
+        conductor.begin()
+        bad = conductor.start()
+        self.look.append(kernel_check(self.gpus, bad, self.options.pending_reboot))
+        conductor.measure([gpu_key(gpu) for gpu in self.gpus if gpu_key(gpu) not in bad])
+        conductor.finish()
+
+    def _with_stand_in(self) -> None:
+        """The whole way of a GPU on the CPU, in small: what is tested where there is no GPU."""
+        gpu: Gpu = blank(Gpu)
+        gpu.update({"index": 0, "uuid": "GPU-stand-in", "name": "CPU stand-in", "compute_capability": "8.9"})
+        self.gpus = [gpu]
+        conductor = self._conduct("cpu")
+        conductor.begin()
+        bad = conductor.start()
+        self.look.append(kernel_check(self.gpus, bad, False))
+        self._fill_look("skipped", "the CPU takes the place of a GPU")
+        conductor.measure([] if bad else [gpu_key(gpu)])
+        conductor.finish()
+        self.note("cpu", "skipped", "it takes the place of a GPU")
+
     def _measure_cpu(self, torch: ModuleType) -> None:
-        self.cpu = {"threads": int(torch.get_num_threads()), "matmul": []}
+        rows: list[CpuMatmul] = []
+        self.cpu = {"threads": int(torch.get_num_threads()), "matmul": rows}
+        device = Device(torch, "cpu")
         for dtype in CPU_DTYPES:
             step = f"cpu.matmul.{dtype}"
             if self.out_of_time():
                 self.note(step, "not_run", "out of time (--timeout)")
                 continue
             self.progress(f"CPU: {dtype} matrix product")
-            trial = measure.make_work(torch, "cpu", dtype, 512)
-            trial.seconds(1)
-            gflops = 2 * 512**3 / max(trial.seconds(1), 1e-9) / 1e9
+            small = (512, 512, 512)
+            trial = measure.make_work(device, dtype, small)
+            trial.start(1).seconds()
+            gflops = measure.operations(small) / max(trial.start(1).seconds(), 1e-9) / 1e9
             size = measure.cpu_size(gflops)
             if dtype != "fp32" and 2 * size**3 / gflops / 1e9 > 1.0:
                 self.note(step, "skipped", f"slow in {dtype} on this CPU, about {gflops:.1f} GFLOP/s")
                 continue
-            work = measure.make_work(torch, "cpu", dtype, size)
-            product = measure.run_product(work, dtype, size, measure.TIMING["cpu", self.options.profile])
-            self.cpu["matmul"].append(measure.cpu_row(product))
+            shape = (size, size, size)
+            work = measure.make_work(device, dtype, shape)
+            product = measure.run_product(work, dtype, shape, CPU_TIMING[self.options.profile])
+            rows.append(measure.cpu_row(product))
             self.note(step, "done")
-
-    def _measure_gpus(self, torch: ModuleType) -> None:
-        measure.full_accumulation(torch)
-        for gpu in self.gpus:
-            torch.cuda.set_device(gpu["index"])
-            wanted = measure.gpu_dtypes(gpu["compute_capability"] or "0.0", self.options.profile)
-            for dtype in wanted:
-                if self.out_of_time():
-                    self.note(f"matmul.{dtype}", "not_run", "out of time (--timeout)", gpu)
-                    continue
-                self.progress(f"GPU {gpu['index']}: {dtype} matrix product", on_gpu=True)
-                self._measure_gpu_dtype(torch, gpu, dtype)
-            why = f"not in profile {self.options.profile}, or not in this GPU's hardware"
-            for dtype in GPU_DTYPES:
-                if dtype not in wanted:
-                    self.note(f"matmul.{dtype}", "skipped", why, gpu)
-        self.progress("writing the report")
-
-    def _measure_gpu_dtype(self, torch: ModuleType, gpu: Gpu, dtype: str) -> None:
-        step, device = f"matmul.{dtype}", f"cuda:{gpu['index']}"
-        try:
-            with measure.fp32_mode(torch, "tf32" if dtype == "tf32" else "ieee"):
-                free = int(torch.cuda.mem_get_info(gpu["index"])[0])
-                size = measure.gpu_size(measure.trial_tflops(measure.make_work(torch, device, dtype, 4096)), free)
-                work = measure.make_work(torch, device, dtype, size)
-                product = measure.run_product(work, dtype, size, measure.TIMING["gpu", self.options.profile])
-        except Exception as problem:  # CUDA's errors arrive as RuntimeError and torch's own types
-            text = first_line(problem)
-            # Memory that another process holds is no fault of the GPU, and no pass either.
-            outcome: Outcome = "unknown" if "out of memory" in text else "failed"
-            message = f"GPU {gpu['index']}: the {dtype} matrix product did not run: {text}. {kernel_remedy(text)}"
-            self.note(step, outcome, message, gpu, "alone")
-            return
-        finally:
-            with contextlib.suppress(Exception):  # after a device fault even freeing raises; the fault is told already
-                torch.cuda.empty_cache()
-        gpu["matmul"].append(measure.gpu_row(product, "alone"))
-        self.note(step, "done", None, gpu, "alone")
 
     # ------------------------------------------------------------------------------------------------- how it ends
 
     def abort(self, status: Status, message: str, remedy: str | None) -> None:
-        """Close the run early: what is missing is `not_run`."""
+        """Close the run early: what is missing is `not_run`, and no worker is left behind."""
+        if self.conductor:
+            self.conductor.stopping.set()
+            self.conductor.workers.close()
         why = "the probe stopped before"
         self._fill_look("not_run", why)
-        if not self.gpus:
+        if not any(gpu["matmul"] for gpu in self.gpus):
             self.note("gpu", "not_run", why)
         self.note("cpu", "not_run", why)
         self.look = [check for check in self.look if check.id != "probe.complete"]
         self.look.append(Check("probe.complete", status, message, remedy))
+
+
+class UsageError(Exception):
+    """A wish that cannot be fulfilled, in one sentence."""
+
+
+def make_workers(tell: Callable[[str, str], None]) -> Workers:
+    """The one place where processes are started, for tests to replace."""
+    return Pool(tell)
+
+
+def names_of(gpu: Gpu) -> set[str]:
+    """What --gpus may call it."""
+    names = {str(gpu["index"]), gpu["uuid"], gpu["pci_bus_id"]}
+    return {name for name in names if name}
+
+
+def cause_of(look: Sequence[Check]) -> Check | None:
+    """The first check of the chain that keeps every GPU from being measured."""
+    for check in look:
+        if check.id in SOFTWARE_CHECKS and check.status not in ("pass", "warn"):
+            return None if check.evidence.get("others_compute") else check
+    return None
 
 
 def no_gpu_reason(host: Host) -> str:
@@ -294,8 +359,16 @@ def host_facts(run: Run) -> HostFacts:
         "pci_nvidia_vfio": len(host.vfio) if host and host.pci_readable else None,
         "cpu_model": model.group(1).strip() if model else None,
         "numa_nodes": nodes or None,
-        "kernel_log": None,
+        "kernel_log": kernel_log_state(run),
     }
+
+
+def kernel_log_state(run: Run) -> Literal["read", "unreadable"] | None:
+    """Whether Xids of before the run could be looked for; None where nobody looked."""
+    conductor = run.conductor
+    if conductor is None or not conductor.log_asked:
+        return None
+    return "unreadable" if conductor.log is None else "read"
 
 
 def software_facts(run: Run) -> Software:
@@ -307,7 +380,7 @@ def software_facts(run: Run) -> Software:
     return {
         "driver": loaded or nvml.driver,
         "driver_module_on_disk": on_disk,
-        "driver_user_space": None,
+        "driver_user_space": known.get("user_space"),
         "cuda_driver": cuda_text(nvml.cuda_driver) if nvml.cuda_driver else None,
         "torch": torch.version,
         "torch_cuda": torch.cuda,

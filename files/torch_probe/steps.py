@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import time
@@ -14,7 +13,7 @@ from torch_probe import bandwidth, integrity, measure, nvml, training
 from torch_probe.device import Device, full_accumulation
 from torch_probe.facts import normal_bus_id, torch_device
 from torch_probe.faults import run_tiny_kernel
-from torch_probe.measure import Plant, Shape, Timing
+from torch_probe.measure import Plant, Shape, Timing, Work
 from torch_probe.report import Matmul
 from torch_probe.workers import Command, Handler, Line, UnableError, open_line, serve
 
@@ -120,7 +119,14 @@ class Session:
         n = self.sizes[dtype]
         return (n, n, n)
 
-    def _row(self, command: Command, dtype: str, timing: Timing, ready: Callable[[], None]) -> Matmul:
+    def _row(
+        self,
+        command: Command,
+        dtype: str,
+        timing: Timing,
+        ready: Callable[[], None],
+        then: Callable[[Work], None] = lambda _work: None,
+    ) -> Matmul:
         device, plant = self.on(), _plant(command)
         missing = measure.missing_call(self.torch, dtype)
         if missing:
@@ -140,6 +146,7 @@ class Session:
                     ready=ready,
                 )
                 row = measure.gpu_row(product, command["mode"])
+                then(work)
                 del work
                 if command.get("peak") and product.speed:
                     row["peak_shape"] = measure.find_peak(device, dtype, shape[0], float(command["peak"]))
@@ -239,11 +246,10 @@ class Session:
 
     def compile(self, command: Command) -> Mapping[str, Any]:
         """The same model through `torch.compile`."""
-        # Its cache would be the user's; this one is thrown away.
+        # Before it is imported. Its cache would be the user's; this one is thrown away.
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", command["cache"])
         os.environ.setdefault("TRITON_CACHE_DIR", command["cache"])
-        with contextlib.suppress(AttributeError):  # no processes of its own besides
-            setattr(importlib.import_module("torch._inductor.config"), "compile_threads", 1)  # noqa: B010  a module of torch
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no processes of its own besides
         return {"compile": training.check_compile(self.on())}
 
     def soak(self, command: Command) -> Mapping[str, Any]:
@@ -254,24 +260,24 @@ class Session:
         count = different = turns = 0
         after_10s = None
         begin = time.monotonic()
+
+        def repeats_of(work: Work) -> None:
+            nonlocal count, different
+            digest, repeats, wrong = integrity.repeat(work, 0.3)
+            different += wrong + (digests.setdefault(dtype, digest) != digest)
+            count += repeats
+
         while time.monotonic() < end:
             dtype = command["dtypes"][turns % len(command["dtypes"])]
             turns += 1
-            timing = Timing(0.03, 0.0, 0.3, min(4.0, max(0.5, end - time.monotonic())))
+            timing = Timing(0.03, 0.0, 0.3, min(15.0, max(0.5, end - time.monotonic())))
             # No wait for the other GPUs between turns: they would rest meanwhile.
-            rows[dtype] = self._row(command, dtype, timing, lambda: None)
-            with measure.fp32_switch(self.on(), dtype):
-                work = measure.make_work(self.on(), dtype, self._shape(dtype, command.get("size")))
-                digest, repeats, wrong = integrity.repeat(work, 0.3)
-                del work
-            different += wrong + (digests.setdefault(dtype, digest) != digest)
-            count += repeats
+            rows[dtype] = self._row(command, dtype, timing, lambda: None, repeats_of)
             if after_10s is None and time.monotonic() - begin >= 10 and self.gauge:
                 after_10s = self.gauge.temperature()
             speed = rows[dtype]["tflops"]["sustained"]
-            line.progress(
-                f"soak: {max(0, end - time.monotonic()):.0f} s left, {dtype} {speed} TFLOP/s, {count} repeats"
-            )
+            left = max(0.0, end - time.monotonic())
+            self.line.progress(f"soak: {left:.0f} s left, {dtype} {speed} TFLOP/s, {count} repeats")
         return {
             "rows": list(rows.values()),
             "repeat_digests": count,
