@@ -111,9 +111,7 @@ def _catalogue() -> dict[str, str]:
         checks[f"cpu.matmul.{dtype}.correct"] = f"64 sampled rows of a {dtype} product on the CPU agree with float64."
         checks[f"cpu.matmul.{dtype}.precision"] = f"The error is the one that {dtype} arithmetic has."
         checks[f"cpu.matmul.{dtype}.throughput"] = "GFLOP/s of the CPU. Reported, never judged."
-    checks["beside.agrees"] = (
-        "The probe that --beside starts, in a container as a rule, comes to the same verdict on the same GPUs."
-    )
+    checks["beside.agrees"] = "The probe that --beside starts, in a container as a rule, agrees on GPUs and verdict."
     checks["probe.complete"] = "The probe came to its end: no internal error, no signal, within --timeout."
     return checks
 

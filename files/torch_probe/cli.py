@@ -10,13 +10,13 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch_probe import flags, judge, simulate
+from torch_probe import beside, flags, judge, simulate
 from torch_probe.checks import CATALOGUE, GPU_DTYPES
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_OK, TOOL, VERSION, first_line
 from torch_probe.facts import Roots
 from torch_probe.output import Outputs, assemble, finish, publish
 from torch_probe.plan import PROFILES, SOAK_SECONDS, Wishes, default_timeout, step_names, unknown_steps
-from torch_probe.report import schema
+from torch_probe.report import Check, schema
 from torch_probe.run import Options, Run, UsageError
 from torch_probe.watch import Watch
 
@@ -152,6 +152,15 @@ def judge_recording(
     return publish(assemble(recording.measured, verdict, outputs, tool, started, seconds), outputs)
 
 
+def probe_beside(run: Run, arguments: argparse.Namespace) -> Check:
+    """The same probe in another place, with what is left of the time."""
+    left = max(1.0, run.start + run.options.timeout - time.monotonic() - 2.0)
+    here = {**judge.verdict(run.measured(), run.look, run.options.rules), "gpus": run.gpus}
+    options = ["--profile", arguments.profile, "--timeout", f"{left:.0f}"]
+    options += ["--pending-reboot"] if arguments.pending_reboot else []
+    return beside.compare(here, beside.probe(arguments.beside, options, left))
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the probe with these arguments (without the program's name) and return its exit code."""
     top = parser()
@@ -182,6 +191,9 @@ def main(argv: Sequence[str]) -> int:
     with Watch(run) as watch:
         try:
             run.execute()
+            if arguments.beside:
+                run.progress("probing by --beside")
+                run.look.append(probe_beside(run, arguments))
         except UsageError as error:
             watch.over.set()
             top.error(str(error))

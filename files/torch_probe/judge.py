@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from torch_probe import health, history, policy, reference
+from torch_probe import beside, health, history, policy, reference
 from torch_probe.arithmetic import ARITHMETIC
 from torch_probe.checks import CATALOGUE, CPU_DTYPES, GPU_CHECKS, GPU_DTYPES
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_FAIL, EXIT_OK, plural
@@ -201,11 +201,22 @@ def _complete(gpu: Gpu, steps: Sequence[Step]) -> Check:
         return Check("steps.complete", OUTCOMES.get(whole["outcome"], "not_run"), whole["message"] or "-", gpu=key)
     if not mine:
         return Check("steps.complete", "not_run", "the probe stopped before", gpu=key)
-    return Check("steps.complete", "pass", plural(len(mine), "step"), gpu=key)
+    done = sum(step["outcome"] == "done" for step in mine)
+    return Check("steps.complete", "pass" if done else "skipped", f"{plural(done, 'step')} done", gpu=key)
 
 
 # Read from the management library, beside the measuring: without it they are unknown.
 READ = ("memory.", "pcie.", "nvlink.", "throttle.", "settings.", "power.", "xid.")
+
+
+# Checks whose data come from a step of another name.
+SOURCES = {
+    "bandwidth.device_copy": "bandwidth.device",
+    "bandwidth.h2d": "bandwidth.host",
+    "bandwidth.d2h": "bandwidth.host",
+    "integrity.copies": "bandwidth.host",
+    "integrity.memory": "memory_test",
+}
 
 
 def _rest(judged: Sequence[Check], gpu: Gpu | None, steps: Sequence[Step]) -> Iterator[Check]:
@@ -238,7 +249,8 @@ def _rest(judged: Sequence[Check], gpu: Gpu | None, steps: Sequence[Step]) -> It
 
 def _step_of(check_id: str, steps: Sequence[Step]) -> Step | None:
     """The step that a check's data come from: the longest name that the id begins with, else the GPU as a whole."""
-    found = [step for step in steps if f"{check_id}.".startswith(f"{step['step']}.")]
+    source = next((SOURCES[part] for part in SOURCES if check_id.startswith(part)), check_id)
+    found = [step for step in steps if f"{source}.".startswith(f"{step['step']}.")]
     found = found or [step for step in steps if step["step"] == "gpu"]
     rank = list(OUTCOMES)
     return max(found, key=lambda step: (len(step["step"]), step["outcome"] in rank), default=None)
@@ -308,7 +320,10 @@ BASELINES = (".reference", ".peers", ".history", ".efficiency")
 def verdict(measured: Measured, look: Sequence[Check], rules: Rules) -> dict[str, Any]:
     """The report's `status`, `exit_code`, `summary` and `checks`; `look` are the checks made before measuring."""
     place = {check_id: number for number, check_id in enumerate(CATALOGUE)}
-    checks = sorted([*look, *judge_measured(measured, rules)], key=lambda check: place[check.id])
+    found = [*look, *judge_measured(measured, rules)]
+    if all(check.id != beside.CHECK for check in found):
+        found.append(Check(beside.CHECK, "skipped", "no other place was named (--beside)"))
+    checks = sorted(found, key=lambda check: place[check.id])
     status, code = overall(checks, rules.strict)
     return {
         "status": status,

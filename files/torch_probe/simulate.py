@@ -16,6 +16,7 @@ from torch_probe.checks import CATALOGUE
 from torch_probe.report import Check, Measured, blank
 
 LOOK = ("gpu.", "software.", "probe.")
+KEPT = (*LOOK, "beside.")
 
 
 class RecordingError(Exception):
@@ -29,7 +30,7 @@ class Recording:
         self.document = document
         self.measured: Measured = complete(Measured, {name: document.get(name) for name in Measured.__annotations__})
         known = {field.name for field in fields(Check)}
-        found = [row for row in document.get("checks") or () if row["id"].startswith(LOOK) and row["id"] in CATALOGUE]
+        found = [row for row in document.get("checks") or () if row["id"].startswith(KEPT) and row["id"] in CATALOGUE]
         self.look = [Check(**{name: value for name, value in row.items() if name in known}) for row in found]
         present = {check.id for check in self.look}
         self.look += [

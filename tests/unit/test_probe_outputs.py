@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 from torch_probe import (
+    beside,
     cli,
     history,
     judge,
@@ -411,3 +412,50 @@ def test_rules_are_described() -> None:
     rules = judge.Rules()
     assert rules.describe()["policy"]["source"] == "builtin"
     assert copy.copy(rules.describe()["reference"])["version"] == "2026.11"
+
+
+# ------------------------------------------------------------------------------------------------ beside
+
+HERE = {"status": "pass", "gpus": [{"uuid": "GPU-1"}, {"uuid": "GPU-2"}]}
+
+
+@pytest.mark.parametrize(
+    ("there", "status", "words"),
+    [
+        ({"status": "pass", "gpus": [{"uuid": "GPU-2"}, {"uuid": "GPU-1"}]}, "pass", "says pass too"),
+        ({"status": "warn", "gpus": HERE["gpus"]}, "pass", "says warn too"),
+        ({"status": "fail", "summary": "no GPU", "gpus": HERE["gpus"]}, "fail", "the one beside it fail: no GPU"),
+        ({"status": "pass", "gpus": [{"uuid": "GPU-1"}]}, "fail", "sees GPU-1, this one GPU-1, GPU-2"),
+        ({"status": "skipped", "gpus": []}, "fail", "sees no GPU"),
+        ("ended with 125 and no report: No such image", "fail", "No such image"),
+    ],
+)
+def test_two_places_agree_or_the_run_fails(there: Any, status: str, words: str) -> None:
+    check = beside.compare(HERE, there)
+    assert (check.status, words in check.message) == (status, True), check.message
+    assert bool(check.remedy) == (status == "fail")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("/nowhere/docker run", "does not start"),
+        ("sh -c 'echo no such image >&2; exit 125'", "ended with 125 and no report: no such image"),
+        ("sh -c 'echo [1]'", "ended with 0 and no report: [1]"),
+        ("sleep 30", "gave no answer within 1 s"),
+    ],
+)
+def test_a_place_without_a_report_is_one_sentence(command: str, words: str) -> None:
+    options = [] if command.startswith(("sh", "/")) else ["--for-sleep"]
+    command = "sh -c 'sleep 30'" if options else command
+    found = beside.probe(command, options, 1.0)
+    assert isinstance(found, str)
+    assert words in found
+
+
+def test_a_place_gets_the_options_behind_its_own_words(tmp_path: Path) -> None:
+    script = tmp_path / "stand in.sh"
+    script.write_text('#!/bin/sh\nprintf \'{"status": "pass", "summary": "%s"}\' "$*"\n')
+    script.chmod(0o755)
+    found = beside.probe(f"'{script}' run --rm image", ["--profile", "quick"], 5.0)
+    assert found == {"status": "pass", "summary": "run --rm image --profile quick --format none --json -"}
