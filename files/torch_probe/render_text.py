@@ -86,7 +86,7 @@ def _link(gpu: Record) -> str | None:
 def _ecc(gpu: Record, checks: Sequence[Record]) -> str | None:
     key = gpu["uuid"] or gpu["pci_bus_id"] or str(gpu["index"])
     found = next((check for check in checks if check["id"] == "memory.ecc" and check["gpu"] == key), None)
-    if found is None or found["status"] in ("skipped", "not_run"):
+    if found is None or found["status"] in ("skipped", "not_run", "unknown"):
         return None
     return f"ECC {'ok' if found['status'] == 'pass' else found['status']}"
 

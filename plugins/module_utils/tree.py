@@ -95,6 +95,8 @@ class Step:
     changes: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+    # Whether the mark of an unfinished run stands in this directory, and has made it just now.
+    marked: bool = False
 
 
 def parse_entry(raw: dict[str, Any]) -> Entry:
@@ -196,6 +198,8 @@ class Tree:
         """Carry out the steps; on an error `done` has those that were made before it."""
         if self.pending is not None and any(step.changes for step in self.steps):
             _mark(self.pending)
+            for step in self.steps:
+                step.marked = Path(step.path) in Path(self.pending).parents
         for step in self.steps:
             if not step.changes:
                 continue
@@ -640,7 +644,7 @@ def _mark(path: str) -> None:
 
 def _apply_directory(step: Step) -> None:
     with open_parent(step.path) as (parent, name):
-        if step.found is None:
+        if step.found is None and not step.marked:
             os.mkdir(name, 0o700, dir_fd=parent)
         with _opened(name, parent) as descriptor:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
