@@ -146,6 +146,10 @@ def judge_recording(
     recording.expect(arguments.require_gpu, arguments.expect_gpus)
     rules = flags.rules(arguments, top, recording.profile)
     verdict = judge.verdict(recording.measured, recording.look, rules)
+    if arguments.beside:
+        there = beside.probe(arguments.beside, ["--profile", recording.profile], arguments.timeout or 60.0)
+        recording.look.append(beside.compare({**verdict, "gpus": recording.measured["gpus"]}, there))
+        verdict = judge.verdict(recording.measured, recording.look, rules)
     tool = {"name": TOOL, "version": VERSION, "profile": recording.profile, "args": list(argv)}
     started = recording.document.get("started_at") or time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     seconds = float(recording.document.get("duration_s") or 0.0)
