@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-from torch_probe import beside, flags, judge, simulate
+from torch_probe import beside, flags, judge, selftest, simulate
 from torch_probe.checks import CATALOGUE, GPU_DTYPES
 from torch_probe.common import EXIT_CANNOT_RUN, EXIT_OK, TOOL, VERSION, first_line
 from torch_probe.facts import Roots
@@ -174,24 +174,25 @@ def main(argv: Sequence[str]) -> int:
     rules, outputs = flags.rules(arguments, top, arguments.profile), flags.outputs(arguments, top)
     if arguments.simulate:
         return judge_recording(arguments, top, outputs, argv)
-    run = Run(
-        Options(
-            profile=arguments.profile,
-            outputs=outputs,
-            require_gpu=arguments.require_gpu,
-            expect_gpus=arguments.expect_gpus,
-            timeout=arguments.timeout or default_timeout(arguments.profile, arguments.duration),
-            rules=rules,
-            pending_reboot=arguments.pending_reboot,
-            verbose=arguments.verbose,
-            roots=Roots(arguments.sysfs_root, arguments.proc_root, arguments.dev_root),
-            argv=tuple(argv),
-            wishes=wishes_of(arguments, top),
-            gpus=arguments.gpus,
-            serials=arguments.serials,
-            stand_in=arguments.stand_in,
-        )
+    options = Options(
+        profile=arguments.profile,
+        outputs=outputs,
+        require_gpu=arguments.require_gpu,
+        expect_gpus=arguments.expect_gpus,
+        timeout=arguments.timeout or default_timeout(arguments.profile, arguments.duration),
+        rules=rules,
+        pending_reboot=arguments.pending_reboot,
+        verbose=arguments.verbose,
+        roots=Roots(arguments.sysfs_root, arguments.proc_root, arguments.dev_root),
+        argv=tuple(argv),
+        wishes=wishes_of(arguments, top),
+        gpus=arguments.gpus,
+        serials=arguments.serials,
+        stand_in=arguments.stand_in,
     )
+    if arguments.self_test:
+        return selftest.main(options)
+    run = Run(options)
     with Watch(run) as watch:
         try:
             run.execute()

@@ -43,6 +43,7 @@ def add(top: argparse.ArgumentParser) -> None:
     styles = "simple: 0 pass, warn, skipped, 1 fail, 2 could not run; nagios: 0, 1 warn, 2 fail, 3 could not run"
     out.add_argument("--exit-style", choices=("simple", "nagios"), default="simple", help=styles)
     out.add_argument("--skip-exit-code", type=int, default=EXIT_OK, metavar="N", help="exit code where all was skipped")
+    out.add_argument("--self-test", action="store_true", help="plant faults into measurements here: are they noticed?")
     out.add_argument("--simulate", type=Path, metavar="FILE", help="judge this recorded report, measure nothing")
 
 
