@@ -16,7 +16,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) { :root { --page: #14171b; --card: #1d2127; --text: #e6e9ed; --quiet: #9aa4b0;
   --line: #323842; --pass: #4cc46a; --warn: #e0b040; --fail: #ff7b72; --info: #7fb0ea; --bar: #3a4452; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 76rem; padding: 1.5rem; background: var(--page); color: var(--text);
+body { margin: 0 auto; max-width: 90rem; padding: 1.5rem; background: var(--page); color: var(--text);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.3rem; margin: 0 0 .25rem; } h2 { font-size: 1.05rem; margin: 2rem 0 .5rem; }
 p { margin: .25rem 0; } .quiet { color: var(--quiet); }
@@ -26,8 +26,9 @@ p { margin: .25rem 0; } .quiet { color: var(--quiet); }
 .info, .explained, .skipped, .not_run { --c: var(--info); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { color: var(--quiet); font-weight: 600; } td.n { text-align: right; white-space: nowrap; }
-.bar { display: inline-block; width: 5rem; height: .6rem; background: var(--bar); border-radius: .3rem; }
+th { color: var(--quiet); font-weight: 600; } td.n { text-align: right; } .gpus td, th { white-space: nowrap; }
+.gpus { font-size: .85rem; } .gpus td, .gpus th { padding: .3rem .45rem; } .gpus code { font-size: .75rem; }
+.bar { display: inline-block; width: 4rem; height: .6rem; background: var(--bar); border-radius: .3rem; }
 .bar { overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--c); }
 article { background: var(--card); border-left: .3rem solid var(--c); padding: .6rem 1rem; margin: .5rem 0; }
@@ -53,9 +54,9 @@ def render_html(report: Record) -> str:
             f'<p class="quiet">{_e(" · ".join(str(fact) for fact in facts if fact))}</p>',
             f'<div class="verdict {report["status"]}"><span class="badge">{_e(report["status"])}</span> '
             f"{_e(report['summary'])}</div>",
+            *_problems(report["checks"]),
             *_gpu_table(report["gpus"]),
             *_cpu_table(report["cpu"]),
-            *_problems(report["checks"]),
             *_all_checks(report),
         ]
     )
@@ -77,16 +78,16 @@ def _number(value: object, unit: str = "", digits: int = 4) -> str:
 def _gpu_table(gpus: Sequence[Record]) -> Iterator[str]:
     if not gpus:
         return
-    yield '<h2>GPUs</h2><div class="wide"><table><tr><th>GPU</th><th>product</th><th>TFLOP/s</th><th>of expected</th>'
-    yield "<th>of equals</th><th>of its past</th><th>efficiency</th><th>clock</th><th>power</th><th>heat</th>"
-    yield "<th>verdict</th></tr>"
+    yield '<h2>GPUs</h2><div class="wide"><table class="gpus"><tr><th>GPU</th><th>verdict</th><th>product</th>'
+    yield "<th>TFLOP/s</th><th>of expected</th><th>of equals</th><th>of its past</th><th>efficiency</th>"
+    yield "<th>clock</th><th>power</th><th>heat</th></tr>"
     for gpu in gpus:
         rows = gpu["matmul"] or [None]
         for place, row in enumerate(rows):
             name = f"<b>{gpu['index']}</b> {_e(gpu['name'])}<br><code class='quiet'>{_e(gpu['uuid'])}</code>"
             first = f'<td rowspan="{len(rows)}">{name}</td>' if place == 0 else ""
             status = f'<td rowspan="{len(rows)}">{_badge(gpu["status"])}</td>' if place == 0 else ""
-            yield f"<tr>{first}{_product_cells(row)}{status}</tr>"
+            yield f"<tr>{first}{status}{_product_cells(row)}</tr>"
     yield "</table></div>"
 
 

@@ -1,4 +1,4 @@
-"""The self-test's own verdict, with recorded hosts in the place of measurements. `default` runs it with the real torch."""
+"""The self-test's own verdict on recorded hosts. The scenario `default` runs it with the real torch."""
 
 from __future__ import annotations
 

@@ -88,7 +88,6 @@ def test_a_failure_is_one_sentence_and_leaves_its_report(
 @pytest.mark.parametrize(
     ("recorded", "wishes", "ok", "words"),
     [
-        ("h100_x8", {}, True, []),
         (
             "h100_x8",
             {"torch_probe_expect_gpus": 4},
@@ -96,7 +95,6 @@ def test_a_failure_is_one_sentence_and_leaves_its_report(
             ["expected 4 NVIDIA GPUs, found 8 (torch_probe_expect_gpus=4)"],
         ),
         ("h100_x8_straggler", {}, False, ["matmul.bf16.peers: GPU 5", "88% of the median of 8", "dcgmi diag -r 3"]),
-        ("h100_x8_straggler", {"torch_probe_fail_on": "never"}, True, []),
         ("h100_capped", {"torch_probe_fail_on": "warn"}, True, []),
         ("nvml_18", {}, False, ["software.nvml", "differ in version (18)", "Reboot"]),
     ],
@@ -108,7 +106,11 @@ def test_the_verdict_of_a_recorded_host_ends_the_run_or_not(
     assert run.ok is ok, run.sentence
     for word in words:
         assert word in run.sentence
-    assert read(host, REPORT)["tool"]["args"][:2] == ["--simulate", f"/opt/recorded/{recorded}.json"]
+    report = read(host, REPORT)
+    assert report["tool"]["args"][:2] == ["--simulate", f"/opt/recorded/{recorded}.json"]
+    textfile = host.file("/var/lib/textfile/gpu_probe.prom")
+    assert f'gpu_probe_status{{status="{report["status"]}",profile="quick"}} 1' in textfile.content_string
+    assert textfile.mode == 0o644
 
 
 def test_what_passed_is_kept_as_the_hosts_own_past(host: Any, again: Callable[..., Any]) -> None:
@@ -117,8 +119,9 @@ def test_what_passed_is_kept_as_the_hosts_own_past(host: Any, again: Callable[..
         assert run.ok
     assert run.changed == 0  # a measurement is no change, and neither is its history
     runs = read(host, HISTORY)["runs"]
-    assert len(runs) == 8
-    assert all(len(metrics["matmul.bf16"]["values"]) >= 2 for metrics in runs.values())
+    kept = {key: len(metrics["matmul.bf16"]["values"]) for key, metrics in runs.items() if key.endswith("|700 W")}
+    assert len(kept) == 8
+    assert min(kept.values()) >= 2  # GPUs that passed while another one failed are kept too
     history = [check for check in read(host, REPORT)["checks"] if check["id"] == "matmul.bf16.history"]
     assert {check["status"] for check in history} == {"pass"}
 
@@ -128,7 +131,6 @@ def test_what_passed_is_kept_as_the_hosts_own_past(host: Any, again: Callable[..
     [
         ("exec /opt/recorded/h100_x8", True, ""),
         ("exec /opt/recorded/h100_capped", False, "this one GPU-"),
-        ("echo no such image >&2; exit 125", False, "ended with 125 and no report: no such image"),
     ],
 )
 def test_the_container_has_to_come_to_the_same_verdict(
@@ -148,13 +150,6 @@ def test_the_container_has_to_come_to_the_same_verdict(
     if not ok:
         assert words in run.sentence
         assert "torch_probe_container_command=/opt/recorded/run image of ours" in run.sentence
-
-
-def test_the_textfile_collector_gets_the_verdict(host: Any, again: Callable[..., Any]) -> None:
-    again(torch_probe_python="/opt/recorded/h100_x8_straggler")
-    text = host.file("/var/lib/textfile/gpu_probe.prom").content_string
-    assert 'gpu_probe_status{status="fail",profile="quick"} 1' in text
-    assert host.file("/var/lib/textfile/gpu_probe.prom").mode == 0o644
 
 
 def test_the_timer_runs_the_probe_with_no_rights_when_the_gpus_are_idle(host: Any, again: Callable[..., Any]) -> None:
