@@ -24,6 +24,8 @@ from torch_probe import (
     render_prometheus,
     render_text,
 )
+from torch_probe import report as reports
+from torch_probe.checks import CATALOGUE
 from torch_probe.history import History
 
 HOSTS = Path(__file__).parents[1] / "fixtures" / "probe"
@@ -459,3 +461,9 @@ def test_a_place_gets_the_options_behind_its_own_words(tmp_path: Path) -> None:
     script.chmod(0o755)
     found = beside.probe(f"'{script}' run --rm image", ["--profile", "quick"], 5.0)
     assert found == {"status": "pass", "summary": "run --rm image --profile quick --format none --json -"}
+
+
+def test_the_published_schema_is_the_one_that_is_printed() -> None:
+    """`files/torch_probe.py --schema > docs/probe.schema.json` after a change of the report."""
+    published = json.loads((Path(__file__).parents[2] / "docs/probe.schema.json").read_text(encoding="utf-8"))
+    assert published == reports.schema(list(CATALOGUE))
