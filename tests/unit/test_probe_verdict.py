@@ -140,6 +140,16 @@ def test_every_recording_is_judged_by_a_case() -> None:
     assert {case[0] for case in CASES} == set(RECORDINGS)
 
 
+def test_an_uneven_group_warns_where_an_even_one_fails() -> None:
+    """13 % below the median is an outlier among equals that agree, and none among equals that scatter by 8 %."""
+    for scatter, status in (((1.0, 1.0, 1.0, 1.0), "fail"), ((1.08, 1.0, 0.92, 1.07), "warn")):
+        recording = copy.deepcopy(RECORDINGS["h100_x8"])
+        recording["gpus"] = recording["gpus"][:5]
+        for gpu, factor in zip(recording["gpus"], (*scatter, 0.87)):
+            MAKE.scale(gpu, factor)
+        assert rows(verdict(recording), "matmul.bf16.peers")[4]["status"] == status
+
+
 def test_the_loss_is_split_into_clock_and_kernel() -> None:
     gpu = verdict(RECORDINGS["h100_capped"])["gpus"][0]
     row = next(row for row in gpu["matmul"] if row["dtype"] == "bf16")
