@@ -203,6 +203,10 @@ class Pool:
         self.workers.pop(key, None)
         return words
 
+    def is_gone(self, key: str) -> bool:
+        """Whether a worker has ended."""
+        return key not in self.workers
+
     def end(self, key: str, why: str) -> None:
         """End one worker."""
         self.gone[key] = why
@@ -256,15 +260,35 @@ class UnableError(Exception):
     """A step could not be done for a reason that is no fault of the GPU."""
 
 
+class MissingError(Exception):
+    """A step needs what this torch does not have; there is nothing to be known of the GPU."""
+
+
+# A mistake of this program is no fault of the GPU; the run ends as one that could not be done.
+BUGS = (AttributeError, LookupError, NameError, TypeError, ValueError, ArithmeticError)
+INTERNAL = "internal error: "
+
+# What torch says of a product that it has no kernel for on this device.
+NO_SUCH_PRODUCT = ("only supported", "not implemented for", "is not supported")
+# After one of these every later call in the process fails with the same.
+STICKY = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "cudaError")
+
+
 def describe(error: Exception) -> tuple[Outcome, str, bool]:
     """(outcome, message, whether the process is of no further use)."""
     message = first_line(error)
+    sticky = any(word in message for word in STICKY)
+    if isinstance(error, MissingError):
+        return "skipped", str(error), False
+    if not sticky and (isinstance(error, NotImplementedError) or any(word in message for word in NO_SUCH_PRODUCT)):
+        return "skipped", f"this torch has no kernel for it here ({message})", False
     if isinstance(error, UnableError):
         return "unknown", str(error), False
-    if "out of memory" in message:
+    if "out of memory" in message or "CUBLAS_STATUS_NOT_SUPPORTED" in message:
         return "unknown", message, False
-    # After an error of the device every later call in the process fails with it.
-    return "failed", message, "CUDA" in message or "cuda" in message
+    if isinstance(error, BUGS):
+        return "unknown", f"{INTERNAL}{message}", False
+    return "failed", message, sticky
 
 
 def serve(handlers: Mapping[str, Handler], line: Line) -> None:
