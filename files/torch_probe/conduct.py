@@ -37,6 +37,8 @@ from torch_probe.workers import Answer, Command
 class Workers(Protocol):
     """What is needed of `workers.Pool`. Tests put a stand-in here."""
 
+    pids: set[int]
+
     def start(self, key: str, visible: str | None) -> None:
         """Start one."""
 
@@ -150,7 +152,7 @@ class Conductor:
         self.workers.close()
         self.log, self.log_asked = kernel_log.read_log(self.roots.dev / "kmsg"), True
         boot = time.time() - kernel_log.since_boot()
-        found = kernel_log.find_xids(self.log or [], self.log_start, boot, frozenset({os.getpid()}))
+        found = kernel_log.find_xids(self.log or [], self.log_start, boot, frozenset({os.getpid(), *self.workers.pids}))
         for key, gpu in self.gpus.items():
             here = found.get(kernel_log.place(gpu["pci_bus_id"]), []) if gpu["pci_bus_id"] else []
             gpu["xids"] = kernel_log.merge(here, self.nvml_xids.get(key, []))

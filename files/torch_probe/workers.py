@@ -118,11 +118,14 @@ class Pool:
         self.workers: dict[str, Worker] = {}
         # Why a worker is gone; what is asked of it afterwards is not run.
         self.gone: dict[str, str] = {}
+        # Of all that were started: an Xid that one of them raised is the probe's own.
+        self.pids: set[int] = set()
 
     def start(self, key: str, visible: str | None) -> None:
         """Start a worker that sees these CUDA devices; None leaves the choice as it is."""
         self.workers[key] = Worker(key, visible, self.mailbox, self.module)
         self.gone.pop(key, None)
+        self.pids.add(self.workers[key].process.pid)
 
     def run(self, commands: Mapping[str, Command], deadline: float) -> dict[str, Answer]:
         """Give each worker its command; they begin together. Returns when all have answered or were given up.

@@ -22,6 +22,7 @@ from torch_probe import (
     bandwidth,
     cli,
     common,
+    conduct,
     device,
     facts,
     faults,
@@ -84,6 +85,8 @@ class Machine:
     card: dict[str, Any] = field(default_factory=lambda: dict(H100))
     kernel_error: str | None = None
     kernel_right: bool = True
+    kernel_bad: Sequence[int] = ()  # GPUs on which alone the above is so
+    pinned: int | None = None  # the GPU that the worker at work sees as its first
 
 
 def write(path: Path, text: str) -> None:
@@ -159,6 +162,7 @@ def fake_nvml(machine: Machine) -> Any:
     nvml.nvmlSystemGetCudaDriverVersion_v2 = lambda: machine.cuda_driver
     nvml.nvmlDeviceGetCount = lambda: machine.nvml_devices
     nvml.nvmlDeviceGetHandleByIndex = handle
+    nvml.nvmlDeviceGetHandleByUUID = lambda uuid: int(str(uuid).rpartition("-")[2])
     nvml.nvmlDeviceGetUUID = lambda index: f"GPU-{index}"
     nvml.nvmlDeviceGetName = lambda index: machine.card["name"]
     nvml.nvmlDeviceGetPciInfo = lambda index: SimpleNamespace(busId=f"0000{address(index)}".upper())
@@ -174,6 +178,7 @@ def fake_torch(machine: Machine) -> Any:
 
     def properties(device: int | str) -> SimpleNamespace:
         index = device if isinstance(device, int) else int(device.rpartition(":")[2])
+        index = index if machine.pinned is None else machine.pinned
         return SimpleNamespace(
             name=card["name"],
             major=card["major"],
@@ -232,12 +237,15 @@ class InlineWorkers:
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.pids: set[int] = set()
+        self.visible: dict[str, str | None] = {}
         self.handlers: dict[str, Any] = {}
         self.gone: dict[str, str] = {}
 
     def start(self, key: str, visible: str | None) -> None:
         line: Any = SimpleNamespace(ready=lambda: None, progress=lambda text: None)
         self.handlers[key] = steps.handlers(line)
+        self.visible[key] = visible
         self.gone.pop(key, None)
 
     def run(self, commands: Any, deadline: float) -> dict[str, workers.Answer]:
@@ -246,6 +254,8 @@ class InlineWorkers:
             if key in self.gone:
                 answers[key] = workers.Answer("not_run", {}, self.gone[key], 0.0)
                 continue
+            pinned = str(self.visible[key])
+            self.machine.pinned = int(pinned.rpartition("-")[2]) if pinned[:3] in ("GPU", pinned) else None
             try:
                 data = json.loads(json.dumps(self.handlers[key][command["do"]](command)))  # as a pipe passes it
                 answers[key] = workers.Answer("done", data, None, 0.1)
@@ -254,6 +264,7 @@ class InlineWorkers:
                 if broken:
                     self.gone[key] = "an error of its GPU came before"
                 answers[key] = workers.Answer(outcome, {}, message, 0.1)
+            self.machine.pinned = None
         return answers
 
     def is_gone(self, key: str) -> bool:
@@ -282,6 +293,8 @@ def run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         monkeypatch.setattr(facts, "read_driver_on_disk", lambda: machine.on_disk)
 
         def kernel(torch: ModuleType, index: int) -> str | None:
+            if machine.kernel_bad and machine.pinned not in machine.kernel_bad:
+                return None
             if machine.kernel_error:
                 raise RuntimeError(machine.kernel_error)
             return None if machine.kernel_right else "the product of two small matrices is wrong"
@@ -632,6 +645,94 @@ def test_fp32_mode_touches_one_switch_and_restores_it(new: bool) -> None:
     with device.fp32_mode(torch, "ieee"):
         assert vars(switch) == ({"fp32_precision": "ieee"} if new else {"allow_tf32": False})
     assert vars(switch) == before
+
+
+# ------------------------------------------------------------------------------------------------ several GPUs
+
+
+def several(count: int, **changes: Any) -> Machine:
+    return Machine(gpus=("nvidia",) * count, nvml_devices=count, torch_devices=count, **changes)
+
+
+def outcomes(report: dict[str, Any], name: str) -> list[tuple[str | None, str | None, str]]:
+    return [(step["gpu"], step["mode"], step["outcome"]) for step in report["steps"] if step["step"] == name]
+
+
+def test_gpus_are_measured_together_and_then_alone(run_on: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    peers = {"matrix_gb_s": [[None, 300.0], [310.0, None]], "access": [[None, True], [True, None]], "verified": True}
+    ring = {"ranks": 2, "version": "2.27", "busbw_gb_s": {"64": 100.0, "1024": 400.0}, "verified": True}
+    monkeypatch.setattr(bandwidth, "peer_copies", lambda devices: peers)
+    monkeypatch.setattr(bandwidth, "all_reduce", lambda device, rank, *_: {**ring, "busbw_gb_s": {"64": 100.0 + rank}})
+    monkeypatch.setattr(bandwidth, "upload_rate", lambda *_: 41.0)
+    code, report, _ = run_on(several(2), "--profile", "standard")
+    first, second = report["gpus"]
+    assert code == 0
+    assert (first["uuid"], second["uuid"]) == ("GPU-0", "GPU-1")
+    assert (first["pci_bus_id"], second["pci_bus_id"]) == ("0000:1b:00.0", "0000:1c:00.0")
+    assert [row["mode"] for row in second["matmul"]] == ["together"] * 6 + ["alone"]
+    assert second["matmul"][-1]["dtype"] == "bf16"
+    assert second["bandwidth"]["all_gpus_h2d_gb_s"] == 41.0
+    assert report["p2p"] == peers
+    assert report["nccl"]["busbw_gb_s"] == {"64": 100.0}  # the slowest rank
+    assert outcomes(report, "p2p") == [(None, None, "done")]
+    assert [step[2] for step in outcomes(report, "training.compile")] == ["skipped", "done"] or [
+        step[2] for step in outcomes(report, "training.compile")
+    ] == ["done", "skipped"]
+
+
+@pytest.mark.parametrize(("option", "modes"), [("--together-only", {"together"}), ("--alone-only", {"alone"})])
+def test_one_pass_alone_can_be_wished(run_on: Probe, option: str, modes: set[str]) -> None:
+    _, report, _ = run_on(several(2), "--profile=standard", option, "--checks=-p2p,-nccl,-bandwidth.all")
+    assert {row["mode"] for gpu in report["gpus"] for row in gpu["matmul"]} == modes
+    assert outcomes(report, "p2p") == [("GPU-0", None, "skipped"), ("GPU-1", None, "skipped")]
+
+
+def test_one_gpu_that_does_not_compute_does_not_hide_the_others(run_on: Probe) -> None:
+    code, report, _ = run_on(several(3, kernel_bad=(1,), kernel_error="CUDA error: unspecified launch failure"))
+    checks = [check for check in report["checks"] if check["status"] == "fail"]
+    assert code == 1
+    assert [bool(gpu["matmul"]) for gpu in report["gpus"]] == [True, False, True]
+    assert [gpu["status"] for gpu in report["gpus"]] == ["pass", "fail", "pass"]
+    assert {check["id"] for check in checks} >= {"software.kernel", "steps.complete"}
+    assert "GPU 1 does not compute" in by_id(report)["software.kernel"]["message"]
+
+
+def test_a_worker_that_sees_another_gpu_is_found_out(run_on: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVML's index is not CUDA's number: what a worker sees is compared with what it should see."""
+    monkeypatch.setattr(
+        conduct, "visible_devices", lambda gpus: dict.fromkeys((reports.gpu_key(g) for g in gpus), "GPU-0")
+    )
+    code, report, _ = run_on(several(2))
+    assert code == 1
+    assert "0000:1b:00.0 in the place of the one at 0000:1c:00.0" in by_id(report)["software.kernel"]["message"]
+    assert not report["gpus"][1]["matmul"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "keys"),
+    [("all", ["GPU-0", "GPU-1", "GPU-2"]), ("1", ["GPU-1"]), ("GPU-2,0000:1b:00.0", ["GPU-0", "GPU-2"])],
+)
+def test_gpus_can_be_chosen(run_on: Probe, chosen: str, keys: list[str]) -> None:
+    code, report, _ = run_on(several(3), "--gpus", chosen, "--dtypes", "bf16")
+    assert code == 0
+    assert [gpu["uuid"] for gpu in report["gpus"]] == keys
+    assert {row["dtype"] for gpu in report["gpus"] for row in gpu["matmul"]} == {"bf16"}
+
+
+def test_a_gpu_that_is_not_there_cannot_be_chosen(run_on: Probe, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run_on(Machine(), "--gpus", "5")
+    assert stopped.value.code == 2
+    assert "--gpus 5: no such GPU here; there are 0 (GPU-0)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["torch_cuda", "arches"])
+def test_nvml_is_read_also_where_torch_cannot_be_used(run_on: Probe, missing: str) -> None:
+    machine = Machine(torch_cuda=None) if missing == "torch_cuda" else Machine(arches=["sm_75"])
+    code, report, _ = run_on(machine)
+    assert code == 1
+    assert [step["step"] for step in report["steps"] if step["gpu"]] == ["look", "after"]
+    assert report["gpus"][0]["settings"] is not None
 
 
 # ------------------------------------------------------------------------------------------------ arithmetic
