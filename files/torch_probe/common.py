@@ -14,7 +14,7 @@ EXIT_OK, EXIT_FAIL, EXIT_CANNOT_RUN = 0, 1, 2
 def first_line(error: BaseException) -> str:
     """An exception as one line: its type and the first line of its text."""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
 
 
 def plural(count: int, noun: str) -> str:

@@ -37,11 +37,16 @@ from torch_probe.workers import Answer, Command
 class Workers(Protocol):
     """What is needed of `workers.Pool`. Tests put a stand-in here."""
 
+    pids: set[int]
+
     def start(self, key: str, visible: str | None) -> None:
         """Start one."""
 
     def run(self, commands: Mapping[str, Command], deadline: float) -> dict[str, Answer]:
         """Give each its command."""
+
+    def is_gone(self, key: str) -> bool:
+        """Whether it has ended."""
 
     def end(self, key: str, why: str) -> None:
         """End one."""
@@ -74,6 +79,7 @@ class Conductor:
         self.log_start = kernel_log.since_boot()
         self.links: dict[str, dict[str, int | None]] = {}
         self.nvml_xids: dict[str, list[Xid]] = {}
+        self.counters: dict[str, Mapping[str, Any]] = {}
         self.stopping = threading.Event()
 
     # ---------------------------------------------------------------------------------------------- the frame
@@ -114,6 +120,10 @@ class Conductor:
         bad = {key: answer.message or answer.outcome for key, answer in answers.items() if answer.outcome != "done"}
         for key in bad:
             self.workers.end(key, "a small kernel did not run on it")
+        if len(bad) == len(self.gpus):  # one cause for all of them, which the chain tells once
+            for step in self.steps:
+                if step["step"] == "start":
+                    step.update({"outcome": "not_run", "message": "software.kernel comes first"})
         return bad
 
     def measure(self, keys: Sequence[str]) -> None:
@@ -131,11 +141,18 @@ class Conductor:
 
     def finish(self) -> None:
         """The counters at the end, the kernel's log, and what only shows beside the other GPUs."""
-        self._each("after", {key: {"do": "after"} for key in self.gpus}, plan.LOOK_DEADLINE)
+        visible = visible_devices(list(self.gpus.values()))
+        commands = {}
+        for key, gpu in self.gpus.items():
+            if self.workers.is_gone(key):  # its counters matter most; this reads them without torch
+                self.workers.start(key, visible[key])
+            names = {"uuid": gpu["uuid"], "bus_id": gpu["pci_bus_id"], "before": self.counters.get(key, {})}
+            commands[key] = {"do": "after", **names}
+        self._each("after", commands, plan.LOOK_DEADLINE)
         self.workers.close()
         self.log, self.log_asked = kernel_log.read_log(self.roots.dev / "kmsg"), True
         boot = time.time() - kernel_log.since_boot()
-        found = kernel_log.find_xids(self.log or [], self.log_start, boot, frozenset({os.getpid()}))
+        found = kernel_log.find_xids(self.log or [], self.log_start, boot, frozenset({os.getpid(), *self.workers.pids}))
         for key, gpu in self.gpus.items():
             here = found.get(kernel_log.place(gpu["pci_bus_id"]), []) if gpu["pci_bus_id"] else []
             gpu["xids"] = kernel_log.merge(here, self.nvml_xids.get(key, []))
@@ -210,6 +227,8 @@ class Conductor:
         self._take_integrity(gpu, data)
         self._take_links(gpu, data)
         self._take_training(gpu, data)
+        if data.get("counters"):
+            self.counters[gpu_key(gpu)] = data["counters"]
         if data.get("xids"):
             self.nvml_xids[gpu_key(gpu)] = data["xids"]
 

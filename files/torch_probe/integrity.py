@@ -11,9 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from torch_probe import measure
 from torch_probe.arithmetic import SAMPLED_ROWS, ProductError, element_ratio, judge_error
 from torch_probe.device import Device
-from torch_probe.measure import Plant, Shape, Work, make_work
+from torch_probe.measure import Plant, Shape, Work
 from torch_probe.report import Integrity, blank
 
 
@@ -39,7 +40,7 @@ def check_integrity(
     device: Device, dtype: str, shape: Shape, seconds: float, columns: bool, plant: Plant | None = None
 ) -> tuple[Integrity, ProductError]:
     """Layers one and two on the canonical product, and the digest for layer three."""
-    work = make_work(device, dtype, shape, plant)
+    work = measure.make_work(device, dtype, shape, plant)
     error = work.error(columns)
     digest, count, different = repeat(work, seconds)
     row: Integrity = blank(Integrity)

@@ -45,7 +45,7 @@ def parse_journal(text: str) -> list[LogLine]:
     """The journal's JSON, one object a line."""
     lines = []
     for line in text.splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
             entry = json.loads(line)
             # The moment of the message itself, not of its arrival in the journal.
             stamp = entry.get("_SOURCE_MONOTONIC_TIMESTAMP") or entry["__MONOTONIC_TIMESTAMP"]

@@ -335,7 +335,7 @@ def measure_twice(work: Work, timing: Timing, per_product: float, watch: Watchin
     """The same measurement twice; the second counts, and the difference is the noise below which nothing is told."""
     half = replace(timing, window=timing.window / 2)
     first = measure(work, half, per_product, watch)
-    again = measure(work, replace(half, warmup_min=0.0), per_product, watch)
+    again = measure(work, replace(half, warmup_min=0.0, warmup_max=0.5), per_product, watch)
     mean = (first.sustained + again.sustained) / 2
     noise = round(abs(first.sustained - again.sustained) / mean, 5)
     return replace(again, burst=max(first.burst, again.burst), noise=noise)

@@ -38,7 +38,7 @@ from torch_probe.report import (
     blank,
     gpu_key,
 )
-from torch_probe.workers import Pool
+from torch_probe.workers import INTERNAL, Pool
 
 NO_GPU = "no NVIDIA GPU on the PCI bus"
 
@@ -135,7 +135,14 @@ class Run:
             else:
                 self._with_gpu(host)
         self.progress("writing the report")
-        self.look.append(Check("probe.complete", "pass", "ok"))
+        self.look.append(self._complete())
+
+    def _complete(self) -> Check:
+        """A mistake of this program in a worker ends the run as one that could not be done, whatever else passed."""
+        for step in self.conductor.steps if self.conductor else ():
+            if INTERNAL in (step["message"] or ""):
+                return Check("probe.complete", "error", str(step["message"]), "Please report it, with --verbose.")
+        return Check("probe.complete", "pass", "ok")
 
     def _without_gpu(self, host: Host) -> None:
         self.note("gpu", "skipped", no_gpu_reason(host))

@@ -15,7 +15,7 @@ from torch_probe.facts import normal_bus_id, torch_device
 from torch_probe.faults import run_tiny_kernel
 from torch_probe.measure import Plant, Shape, Timing, Work
 from torch_probe.report import Matmul
-from torch_probe.workers import Command, Handler, Line, UnableError, open_line, serve
+from torch_probe.workers import Command, Handler, Line, MissingError, UnableError, open_line, serve
 
 
 class Session:
@@ -24,7 +24,6 @@ class Session:
     def __init__(self, line: Line) -> None:
         self.line = line
         self.gauge: nvml.Gauge | None = None
-        self.before = nvml.Counters()
         self.xids: nvml.XidWatch | None = None
         self.limit_w: float | None = None
         self.idle_c: float | None = None
@@ -55,9 +54,10 @@ class Session:
             return {}
         power = nvml.read_power(gauge)
         self.limit_w, self.idle_c = power["limit_w"], gauge.temperature()
-        self.before, self.xids = nvml.read_counters(gauge), nvml.XidWatch(gauge)
+        self.xids = nvml.XidWatch(gauge)
         node = nvml.count(gauge.ask("nvmlDeviceGetNumaNodeId"))
         return {
+            "counters": nvml.read_counters(gauge).values,
             "power": power,
             "settings": nvml.read_settings(gauge),
             "others": nvml.read_others(gauge),
@@ -73,15 +73,16 @@ class Session:
             },
         }
 
-    def after(self, _command: Command) -> Mapping[str, Any]:
-        """The counters at the end, and their growth."""
-        if self.gauge is None:
+    def after(self, command: Command) -> Mapping[str, Any]:
+        """The counters at the end, and their growth. A new worker may do it, where the first one hung or broke."""
+        gauge = self.gauge or nvml.open_gauge(command["uuid"], command["bus_id"])
+        if gauge is None:
             return {}
-        after = nvml.read_counters(self.gauge)
+        before, after = nvml.Counters(command["before"]), nvml.read_counters(gauge)
         return {
-            "memory_health": nvml.memory_health(self.before, after),
-            "nvlink": nvml.nvlink(self.before, after),
-            "replays_delta": nvml.delta(self.before["pcie_replays"], after["pcie_replays"]),
+            "memory_health": nvml.memory_health(before, after),
+            "nvlink": nvml.nvlink(before, after),
+            "replays_delta": nvml.delta(before["pcie_replays"], after["pcie_replays"]),
             "xids": self.xids.collect() if self.xids else [],
         }
 
@@ -130,7 +131,7 @@ class Session:
         device, plant = self.on(), _plant(command)
         missing = measure.missing_call(self.torch, dtype)
         if missing:
-            raise UnableError(missing)
+            raise MissingError(missing)
         shape = self._shape(dtype, command.get("size"))
         try:
             with measure.fp32_switch(device, dtype, plant):
@@ -253,7 +254,7 @@ class Session:
         return {"compile": training.check_compile(self.on())}
 
     def soak(self, command: Command) -> Mapping[str, Any]:
-        """Load without a rest, dtype after dtype; each turn ends with repeats, which must have the first turn's bits."""
+        """Load without a rest, dtype after dtype; each turn ends with repeats, which must have the first one's bits."""
         end = time.monotonic() + command["seconds"]
         rows: dict[str, Matmul] = {}
         digests: dict[str, str] = {}

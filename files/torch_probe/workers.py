@@ -118,11 +118,14 @@ class Pool:
         self.workers: dict[str, Worker] = {}
         # Why a worker is gone; what is asked of it afterwards is not run.
         self.gone: dict[str, str] = {}
+        # Of all that were started: an Xid that one of them raised is the probe's own.
+        self.pids: set[int] = set()
 
     def start(self, key: str, visible: str | None) -> None:
         """Start a worker that sees these CUDA devices; None leaves the choice as it is."""
         self.workers[key] = Worker(key, visible, self.mailbox, self.module)
         self.gone.pop(key, None)
+        self.pids.add(self.workers[key].process.pid)
 
     def run(self, commands: Mapping[str, Command], deadline: float) -> dict[str, Answer]:
         """Give each worker its command; they begin together. Returns when all have answered or were given up.
@@ -203,6 +206,10 @@ class Pool:
         self.workers.pop(key, None)
         return words
 
+    def is_gone(self, key: str) -> bool:
+        """Whether a worker has ended."""
+        return key not in self.workers
+
     def end(self, key: str, why: str) -> None:
         """End one worker."""
         self.gone[key] = why
@@ -256,15 +263,35 @@ class UnableError(Exception):
     """A step could not be done for a reason that is no fault of the GPU."""
 
 
+class MissingError(Exception):
+    """A step needs what this torch does not have; there is nothing to be known of the GPU."""
+
+
+# A mistake of this program is no fault of the GPU; the run ends as one that could not be done.
+BUGS = (AttributeError, LookupError, NameError, TypeError, ValueError, ArithmeticError)
+INTERNAL = "internal error: "
+
+# What torch says of a product that it has no kernel for on this device.
+NO_SUCH_PRODUCT = ("only supported", "not implemented for", "is not supported")
+# After one of these every later call in the process fails with the same.
+STICKY = ("CUDA error", "CUBLAS_STATUS_EXECUTION_FAILED", "CUBLAS_STATUS_INTERNAL_ERROR", "cudaError")
+
+
 def describe(error: Exception) -> tuple[Outcome, str, bool]:
     """(outcome, message, whether the process is of no further use)."""
     message = first_line(error)
+    sticky = any(word in message for word in STICKY)
+    if isinstance(error, MissingError):
+        return "skipped", str(error), False
+    if not sticky and (isinstance(error, NotImplementedError) or any(word in message for word in NO_SUCH_PRODUCT)):
+        return "skipped", f"this torch has no kernel for it here ({message})", False
     if isinstance(error, UnableError):
         return "unknown", str(error), False
-    if "out of memory" in message:
+    if "out of memory" in message or "CUBLAS_STATUS_NOT_SUPPORTED" in message:
         return "unknown", message, False
-    # After an error of the device every later call in the process fails with it.
-    return "failed", message, "CUDA" in message or "cuda" in message
+    if isinstance(error, BUGS):
+        return "unknown", f"{INTERNAL}{message}", False
+    return "failed", message, sticky
 
 
 def serve(handlers: Mapping[str, Handler], line: Line) -> None:
