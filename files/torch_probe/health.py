@@ -515,7 +515,7 @@ def host(measured: Mapping[str, Any]) -> Iterator[Check]:
     remedy = "Check ACS and IOMMU settings: with them peer-to-peer can corrupt silently (`nvidia-smi topo -p2p r`)."
     nvlink = any(part(gpu, "nvlink").get("links_up") for gpu in measured.get("gpus") or ())
     if pairs is None:
-        yield Check("p2p.copies", "skipped", _why_not(measured, "p2p", "fewer than two GPUs, or not in this profile"))
+        yield _missing(measured, "p2p", "p2p.copies", "fewer than two GPUs, or not in this profile")
     elif pairs.get("verified") is False:
         yield Check("p2p.copies", "fail", "a copy between two GPUs differs from its source", remedy, severity="isolate")
     elif not any(able for row in pairs.get("access") or [] for able in row):
@@ -533,7 +533,7 @@ def host(measured: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("p2p.copies", "not_run", "the copies were not compared with their source")
     nccl = measured.get("nccl")
     if nccl is None:
-        yield Check("nccl.allreduce", "skipped", _why_not(measured, "nccl", "fewer than two GPUs, or not asked for"))
+        yield _missing(measured, "nccl", "nccl.allreduce", "fewer than two GPUs, or not asked for")
     elif nccl.get("verified"):
         best = max((rate for rate in nccl["busbw_gb_s"].values() if rate is not None), default=None)
         words = f"the sums are right, bus bandwidth {best or 0:.0f} GB/s"
@@ -545,6 +545,16 @@ def host(measured: Mapping[str, Any]) -> Iterator[Check]:
         yield Check("nccl.allreduce", "not_run", "the sums were not looked at")
 
 
-def _why_not(measured: Mapping[str, Any], name: str, otherwise: str) -> str:
-    steps = [step for step in measured.get("steps") or () if step["step"].split(".")[0] == name and step["message"]]
-    return str(steps[0]["message"]) if steps else otherwise
+def _missing(measured: Mapping[str, Any], name: str, check_id: str, otherwise: str) -> Check:
+    """What became of a step that left no data: one that hung or broke is a failure, not a gap."""
+    rank = ("skipped", "pending_reboot", "not_run", "unknown", "failed", "hang")
+    steps = [step for step in measured.get("steps") or () if step["step"] == name and step["outcome"] in rank]
+    if not steps:
+        return Check(check_id, "skipped", otherwise)
+    worst = max(steps, key=lambda step: rank.index(step["outcome"]))
+    message = str(worst["message"] or otherwise)
+    if worst["outcome"] in ("failed", "hang"):
+        remedy = "Read `dmesg | grep -i -e nvrm -e xid`; then run nccl-tests and `dcgmi diag -r 3`."
+        return Check(check_id, "fail", message, remedy, severity="isolate")
+    status: Status = worst["outcome"]
+    return Check(check_id, status, message)

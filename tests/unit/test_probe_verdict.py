@@ -337,6 +337,20 @@ def test_what_is_of_several_gpus(changes: dict[str, Any], check_id: str, status:
     assert next(check["status"] for check in report["checks"] if check["id"] == check_id) == status
 
 
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [("skipped", "skipped"), ("not_run", "not_run"), ("unknown", "unknown"), ("failed", "fail"), ("hang", "fail")],
+)
+@pytest.mark.parametrize(("step", "check_id"), [("p2p", "p2p.copies"), ("nccl", "nccl.allreduce")])
+def test_a_step_of_several_gpus_that_left_nothing(step: str, check_id: str, outcome: str, status: str) -> None:
+    recording = copy.deepcopy(RECORDINGS["h100_x8"])
+    recording["steps"].append({"gpu": None, "step": step, "outcome": outcome, "message": "why"})
+    report = verdict(recording)
+    check = next(check for check in report["checks"] if check["id"] == check_id)
+    assert (check["status"], check["message"]) == (status, "why")
+    assert (report["status"] == "fail") == (status == "fail")
+
+
 # ------------------------------------------------------------------------------------------------ the laws
 
 ORDER = ("pass", "skipped", "info", "explained", "unknown", "not_run", "warn", "error", "fail")
