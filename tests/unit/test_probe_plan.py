@@ -52,7 +52,8 @@ def test_the_profiles_fit_into_their_time(count: int) -> None:
 
     def seconds(profile: str) -> float:
         total = 0.0
-        for step in steps(profile, gpus(*["9.0"] * count)):
+        # The optional ones are begun only where time is left.
+        for step in (step for step in steps(profile, gpus(*["9.0"] * count)) if not step.optional):
             commands = [command for command in step.commands.values() if isinstance(command, Mapping)]
             timings = [command["timing"] for command in commands if "timing" in command]
             longest = max((timing["warmup_min"] + timing["window"] for timing in timings), default=None)
@@ -63,7 +64,7 @@ def test_the_profiles_fit_into_their_time(count: int) -> None:
         return total
 
     assert seconds("quick") <= 9.5
-    assert seconds("standard") <= 66
+    assert seconds("standard") <= 55
 
 
 def test_one_gpu_is_alone_and_several_are_together_first() -> None:

@@ -34,8 +34,8 @@ def product(device: Device, dtype: str, plant: Plant | None = None, columns: boo
 def test_every_dtype_has_the_error_of_its_arithmetic(cpu: Device, dtype: str, columns: bool) -> None:
     try:
         found = product(cpu, dtype, columns=columns)
-    except (RuntimeError, AttributeError) as error:  # an older torch has no fp8 product on the CPU
-        assert dtype == "fp8"
+    except (RuntimeError, AttributeError) as error:  # older ones have no such product on the CPU
+        assert dtype in ("fp8", "int8")
         pytest.skip(str(error)[:100])
     assert (found.right, found.precise) == (True, True), found.why
     assert found.speed is not None
