@@ -85,7 +85,10 @@ def report_of(result: Any) -> dict[str, Any]:
     except ValueError:
         pass
     said = str(found.get("stderr") or found.get("msg") or "it said nothing").strip().splitlines()
-    return {"status": "error", "summary": f"The probe could not start: {said[-1]}", "gpus": [], "checks": []}
+    summary = (
+        f"the probe could not start ({said[-1].rstrip('.')}); torch_probe_python has to name a Python that has torch"
+    )
+    return {"status": "error", "summary": summary, "gpus": [], "checks": []}
 
 
 def metrics_of(gpu: Report) -> dict[str, float]:
@@ -224,7 +227,8 @@ def probe_compare(results: Any) -> dict[str, Any]:
         + ", ".join(f"{metric} {value:g}" for metric, value in kind["medians"].items())
         for kind in kinds
     ]
-    lines += [f"{problem['status'].upper()}  {problem['text']}" for problem in found]
+    # A host's own verdict is said above.
+    lines += [f"{row['status'].upper()}  {row['text']}" for row in found if row in problems({}, slow)]
     return {
         "status": max(statuses, key=_ORDER.index, default="skipped"),
         "hosts": {
