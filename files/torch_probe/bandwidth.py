@@ -34,7 +34,7 @@ def best_rates(device: Device, work: Callable[[], None], moved: int, seconds: fl
 def device_bandwidth(device: Device, seconds: float, most: int = GIB) -> dict[str, float | bool | None]:
     """Copy (read and write) and add (two reads, one write) of blocks far larger than any cache."""
     torch = device.torch
-    size = int(min(most, device.free_bytes() // 4)) // 4096 * 4096
+    size = int(min(most, device.free_bytes() // 6)) // 4096 * 4096
     a, b, c = (device.empty((size // 4,), torch.float32) for _ in range(3))
     for block, salt in ((a, 201), (b, 202)):
         block.copy_(device.normal(size // 4096, 1024, torch.float32, salt).reshape(-1))

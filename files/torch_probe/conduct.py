@@ -219,7 +219,8 @@ class Conductor:
             if name in data:
                 gpu[name] = data[name]
         for name, value in (data.get("facts") or {}).items():
-            if name in gpu and gpu[name] is None:  # type: ignore[literal-required]
+            # Its UUID and address are its name in this run; they do not change on the way.
+            if name in gpu and gpu[name] is None and name not in ("uuid", "pci_bus_id"):  # type: ignore[literal-required]
                 gpu[name] = value  # type: ignore[literal-required]
         if data.get("matmul"):
             gpu["matmul"].append(data["matmul"])

@@ -92,7 +92,7 @@ class Planner:
 
     def _timing(self, canonical: bool) -> Timing:
         if self.wishes.profile == "quick":
-            return Timing(0.025, 1.0, 3.0, 2.0) if canonical else Timing(0.025, 0.2, 0.5, 0.4)
+            return Timing(0.025, 0.8, 3.0, 2.0) if canonical else Timing(0.025, 0.2, 0.5, 0.4)
         return Timing(0.03, 1.0, 8.0, 4.0) if canonical else Timing(0.03, 0.5, 4.0, 1.5)
 
     def dtypes(self, key: str) -> dict[str, str | None]:
@@ -188,11 +188,11 @@ class Planner:
         thorough = self.wishes.profile != "quick"
         count = len(self.capabilities)
         small = {"size": 1 << 24} if self.wishes.size else {}
-        host = {"do": "host_bandwidth", "seconds": 0.9 if thorough else 0.6, "far": thorough, **small}
+        host = {"do": "host_bandwidth", "seconds": 0.9 if thorough else 0.3, "far": thorough, **small}
         return [
             self._all("bandwidth.device", {"do": "device_bandwidth", "seconds": 0.5, **small}, 1.0),
             # Alone: what is shared with the other GPUs shows in `bandwidth.all`.
-            self._all("bandwidth.host", host, 2.0, one_by_one=thorough and count > 1, cost=1.2 * count),
+            self._all("bandwidth.host", host, 2.0, one_by_one=count > 1, cost=(1.2 if thorough else 0.5) * count),
         ]
 
     def _links(self) -> list[Planned]:

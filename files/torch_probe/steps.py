@@ -32,7 +32,7 @@ class Session:
         self.facts: dict[str, Any] = {}
         self.near: set[int] = set()
         self.far: set[int] = set()
-        self.sizes: dict[str, int] = {}
+        self.size: int | None = None
 
     def on(self) -> Device:
         """The device, once `start` has been done."""
@@ -106,19 +106,20 @@ class Session:
             raise RuntimeError(problem)
         return {"facts": self.facts}
 
-    def _shape(self, dtype: str, wanted: int | None) -> Shape:
-        """The canonical shape, chosen once a dtype by a trial that also raises the clock from idle."""
+    def _shape(self, wanted: int | None) -> Shape:
+        """The canonical shape of this GPU, the same for every dtype. Chosen once, by a trial of the canonical dtype,
+        which also raises the clock from idle: trials of each would put some now into one class, now into the other.
+        """
         if wanted:
             return (wanted, wanted, wanted)
-        if dtype not in self.sizes:
-            device = self.on()
-            small = (4096, 4096, 4096)
+        if self.size is None:
+            device, small = self.on(), (4096, 4096, 4096)
+            dtype = measure.canonical_dtype(str(self.facts.get("compute_capability") or "0.0"))
             with measure.fp32_switch(device, dtype):
                 tflops = measure.trial_tflops(measure.make_work(device, dtype, small), small)
             device.release()
-            self.sizes[dtype] = measure.gpu_size(tflops, device.free_bytes())
-        n = self.sizes[dtype]
-        return (n, n, n)
+            self.size = measure.gpu_size(tflops, device.free_bytes())
+        return (self.size, self.size, self.size)
 
     def _row(
         self,
@@ -132,7 +133,7 @@ class Session:
         missing = measure.missing_call(self.torch, dtype)
         if missing:
             raise MissingError(missing)
-        shape = self._shape(dtype, command.get("size"))
+        shape = self._shape(command.get("size"))
         try:
             with measure.fp32_switch(device, dtype, plant):
                 work = measure.make_work(device, dtype, shape, plant)
@@ -171,7 +172,7 @@ class Session:
     def integrity(self, command: Command) -> Mapping[str, Any]:
         """Float64 truth and bitwise repeats of the canonical product."""
         device, dtype = self.on(), command["dtype"]
-        shape = self._shape(dtype, command.get("size"))
+        shape = self._shape(command.get("size"))
         try:
             with measure.fp32_switch(device, dtype):
                 row, error = integrity.check_integrity(
