@@ -4,7 +4,7 @@ The modules in the order in which the work flows; each imports only from those a
 
 1. `common`, `report`, `checks`: names; the data of a report and its schema; the catalogue of check ids;
 2. `facts`, `faults`: the look at the host, and the chain of causes why a GPU that is there cannot compute;
-3. `device`, `arithmetic`, `nvml`, `kernel_log`, `measure`, `integrity`, `bandwidth`, `training`: each kind of measurement;
+3. `device`, `arithmetic`, `measure`, `integrity`, `bandwidth`, `training`, `nvml`, `kernel_log`: each kind of reading;
 4. `reference`, `policy`, `history`: what the data are held against, each with its file;
 5. `causes`, `verdict`, `health`, `beside`, `judge`: from the data to verdicts, a pure function;
 6. `render_text`, `_junit`, `_prometheus`, `_html`, `_github`, `output`: the renderings and where they are written;
