@@ -7,6 +7,8 @@ must not be led through a link that the user puts there while we work.
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import errno
 import fnmatch
@@ -93,6 +95,8 @@ class Step:
     changes: list[str] = field(default_factory=list)
     before: list[str] = field(default_factory=list)
     after: list[str] = field(default_factory=list)
+    # Whether the mark of an unfinished run stands in this directory, and has made it just now.
+    marked: bool = False
 
 
 def parse_entry(raw: dict[str, Any]) -> Entry:
@@ -123,7 +127,7 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
     return Entry(
         path=path,
         state=state,
-        content=None if content is None else content.encode("utf-8", "surrogateescape"),
+        content=None if content is None else _bytes_of(path, content, raw.get("encoding")),
         owner=raw.get("owner"),
         group=raw.get("group"),
         mode=mode,
@@ -137,6 +141,15 @@ def parse_entry(raw: dict[str, Any]) -> Entry:
         secret=bool(raw.get("secret")),
         glob=bool(raw.get("glob")),
     )
+
+
+def _bytes_of(path: str, content: str, encoding: str | None) -> bytes:
+    if encoding != "base64":
+        return content.encode("utf-8", "surrogateescape")
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as problem:
+        raise TreeError(f"{path}: content is not base64 ({problem}): leave encoding out for text.") from problem
 
 
 def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
@@ -185,6 +198,8 @@ class Tree:
         """Carry out the steps; on an error `done` has those that were made before it."""
         if self.pending is not None and any(step.changes for step in self.steps):
             _mark(self.pending)
+            for step in self.steps:
+                step.marked = Path(step.path) in Path(self.pending).parents
         for step in self.steps:
             if not step.changes:
                 continue
@@ -629,7 +644,7 @@ def _mark(path: str) -> None:
 
 def _apply_directory(step: Step) -> None:
     with open_parent(step.path) as (parent, name):
-        if step.found is None:
+        if step.found is None and not step.marked:
             os.mkdir(name, 0o700, dir_fd=parent)
         with _opened(name, parent) as descriptor:
             if not stat.S_ISDIR(os.fstat(descriptor).st_mode):

@@ -50,6 +50,12 @@ options:
           - Text of the file, encoded as UTF-8. Left out, a missing file is made empty and an existing one stays.
           - Must be text; a template that yields a mapping has to end in a filter such as C(to_nice_json).
         type: raw
+      encoding:
+        description:
+          - What O(entries[].content) is. With V(base64) the file gets the bytes that the text stands for.
+        type: str
+        choices: [utf-8, base64]
+        default: utf-8
       owner:
         description:
           - Name or number of the owner. Left out, an existing owner stays and new things belong to who runs this.
@@ -180,6 +186,7 @@ OPTIONS: dict[str, Any] = {
     "path": {"type": "str", "required": True},
     "state": {"type": "str", "required": True, "choices": ["directory", "file", "link", "absent"]},
     "content": {"type": "raw"},
+    "encoding": {"type": "str", "choices": ["utf-8", "base64"], "default": "utf-8"},
     "owner": {"type": "str"},
     "group": {"type": "str"},
     "mode": {"type": "raw"},

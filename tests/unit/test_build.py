@@ -44,6 +44,7 @@ def test_only_what_a_user_needs_is_in_it(tarball: Path) -> None:
         "site.yml",
     }
     assert {"playbooks/site.yml", "files/torch_probe.py", "roles/torch_probe/files/torch_probe.py"} <= names
+    assert "files/torch_probe/cli.py" in names
 
 
 def test_the_installed_collection_plans_this_machine(tarball: Path, tmp_path: Path) -> None:

@@ -618,6 +618,14 @@ def test_cut_off_before_the_handler(place: Path) -> None:
     assert not mark.exists()
 
 
+def test_a_mark_in_a_directory_of_the_list(place: Path) -> None:
+    """The mark is made first, and with it the directory, which then is made true like one that was missing."""
+    mark = place / "state/pending/x"
+    wish = [{"path": f"{place}/state", "state": "directory", "mode": "0750"}]
+    assert module(wish, pending=str(mark))["changes"] == [{"path": f"{place}/state", "change": "created"}]
+    assert (mode(place / "state"), mark.exists()) == ("0750", True)
+
+
 @pytest.mark.parametrize("name", ["modules/tree.py", "module_utils/tree.py", "module_utils/posix_acl.py"])
 def test_runs_on_the_oldest_python(name: str) -> None:
     ast.parse((ROOT / "plugins" / name).read_text(), feature_version=(3, 9))

@@ -68,6 +68,22 @@ def test_the_probe_measured_and_judged(host: Any) -> None:
     assert "no NVIDIA GPU" in json.dumps([check for check in report["checks"] if check["status"] == "skipped"])
 
 
+def test_the_probe_notices_planted_faults(host: Any) -> None:
+    """With the real torch: a flipped bit, a scaled row, a slow device. A silent TF32 needs a GPU."""
+    done = login(host, "alice", "python /opt/gpufleet/torch_probe.py --self-test")
+    assert done.rc == 0, done.stdout + done.stderr
+    assert "PASS  3 of 4 planted faults noticed" in done.stdout
+
+
+def test_the_fleet_playbook_measures_this_host_too_and_leaves_it_alone(
+    again: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = again(playbook="../../playbooks/probe.yml", probe_report_path=str(tmp_path / "probe.json"))
+    assert run.ok, run.sentence
+    assert run.changed == 0
+    assert json.loads((tmp_path / "probe.json").read_text())["status"] == "pass"
+
+
 def test_a_converged_host_is_left_alone_within_the_budget(again: Callable[..., Any]) -> None:
     count = Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "module-count.txt"
     run = again()

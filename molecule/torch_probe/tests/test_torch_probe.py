@@ -11,6 +11,7 @@ import pytest
 PROBE = "/usr/bin/python3 /opt/gpufleet/torch_probe.py"
 REPORT = "/var/lib/gpufleet/probe.json"
 RECORD = "/var/lib/gpufleet/record.json"
+HISTORY = "/var/lib/gpufleet/probe_history.json"
 
 
 def read(host: Any, path: str) -> Any:
@@ -30,7 +31,8 @@ def as_nobody(host: Any, command: str) -> Any:
         ("", 2, "torch not importable"),
         ("--require-gpu", 1, "no NVIDIA GPU"),
         ("--expect-gpus 2", 1, "expected 2 NVIDIA GPUs, found 0"),
-        ("--profile soak", 2, "invalid choice"),
+        ("--profile forever", 2, "invalid choice"),
+        ("--simulate /opt/recorded/h100_x8_straggler.json", 1, "FAIL  8 GPUs: 7 pass, 1 fail; GPU 5"),
         ("--json /nowhere/report.json", 2, "/nowhere does not exist"),
     ],
 )
@@ -76,11 +78,111 @@ def test_a_failure_is_one_sentence_and_leaves_its_report(
 ) -> None:
     run = again(torch_probe_fail_on="fail", **wishes)
     assert not run.ok
-    assert run.changed == 0
+    assert (run.changed > 0) == ("torch_probe_python" in wishes)  # the timer's unit names the Python
     assert "\n" not in run.sentence.strip()
     for word in words:
         assert word in run.sentence
     assert read(host, REPORT)["status"] in ("error", "fail")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "wishes", "ok", "words"),
+    [
+        (
+            "h100_x8",
+            {"torch_probe_expect_gpus": 4},
+            False,
+            ["expected 4 NVIDIA GPUs, found 8 (torch_probe_expect_gpus=4)"],
+        ),
+        ("h100_x8_straggler", {}, False, ["matmul.bf16.peers: GPU 5", "88% of the median of 8", "dcgmi diag -r 3"]),
+        ("h100_capped", {"torch_probe_fail_on": "warn"}, True, []),
+        ("nvml_18", {}, False, ["software.nvml", "differ in version (18)", "Reboot"]),
+    ],
+)
+def test_the_verdict_of_a_recorded_host_ends_the_run_or_not(
+    host: Any, again: Callable[..., Any], recorded: str, wishes: dict[str, Any], ok: bool, words: list[str]
+) -> None:
+    run = again(**{"torch_probe_fail_on": "fail", "torch_probe_python": f"/opt/recorded/{recorded}", **wishes})
+    assert run.ok is ok, run.sentence
+    for word in words:
+        assert word in run.sentence
+    report = read(host, REPORT)
+    assert report["tool"]["args"][:2] == ["--simulate", f"/opt/recorded/{recorded}.json"]
+    textfile = host.file("/var/lib/textfile/gpu_probe.prom")
+    assert f'gpu_probe_status{{status="{report["status"]}",profile="quick"}} 1' in textfile.content_string
+    assert textfile.mode == 0o644
+
+
+def test_what_passed_is_kept_as_the_hosts_own_past(host: Any, again: Callable[..., Any]) -> None:
+    for _ in range(2):
+        run = again(torch_probe_python="/opt/recorded/h100_x8")
+        assert run.ok
+    assert run.changed == 0  # a measurement is no change, and neither is its history
+    runs = read(host, HISTORY)["runs"]
+    kept = {key: len(metrics["matmul.bf16"]["values"]) for key, metrics in runs.items() if key.endswith("|700 W")}
+    assert len(kept) == 8
+    assert min(kept.values()) >= 2  # GPUs that passed while another one failed are kept too
+    history = [check for check in read(host, REPORT)["checks"] if check["id"] == "matmul.bf16.history"]
+    assert {check["status"] for check in history} == {"pass"}
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "ok", "words"),
+    [
+        ("exec /opt/recorded/h100_x8", True, ""),
+        ("exec /opt/recorded/h100_capped", False, "this one GPU-"),
+    ],
+)
+def test_the_container_has_to_come_to_the_same_verdict(
+    host: Any, again: Callable[..., Any], stand_in: str, ok: bool, words: str
+) -> None:
+    """The stand-in for `docker run IMAGE` drops the image and the Python, and runs the program as it was told."""
+    script = f'#!/bin/sh\nshift 2\n{stand_in} "$@"\n'
+    host.run("printf '%%s' %s > /opt/recorded/run && chmod +x /opt/recorded/run", script)
+    run = again(
+        torch_probe_fail_on="fail",
+        torch_probe_python="/opt/recorded/h100_x8",
+        torch_probe_container_command=["/opt/recorded/run", "image of ours"],
+    )
+    assert run.ok is ok, run.sentence
+    checks = {check["id"]: check for check in read(host, REPORT)["checks"]}
+    assert (checks["beside.agrees"]["status"] == "pass") is ok
+    if not ok:
+        assert words in run.sentence
+        assert "torch_probe_container_command=/opt/recorded/run image of ours" in run.sentence
+
+
+def test_the_timer_runs_the_probe_with_no_rights_when_the_gpus_are_idle(host: Any, again: Callable[..., Any]) -> None:
+    assert again().ok
+    assert host.service("gpufleet-probe.timer").is_running
+    assert host.service("gpufleet-probe.timer").is_enabled
+    host.run("rm -f /var/lib/gpufleet/probe_timer.json")
+    done = host.run("systemctl start gpufleet-probe.service")
+    assert done.rc != 0  # there is no torch here: the unit fails, and that shows in `systemctl --failed`
+    assert read(host, "/var/lib/gpufleet/probe_timer.json")["exit_code"] == 2
+    shown = host.check_output(
+        "systemctl show -p CapabilityBoundingSet,NoNewPrivileges,ProtectSystem gpufleet-probe.service"
+    )
+    assert set(shown.splitlines()) == {"CapabilityBoundingSet=", "NoNewPrivileges=yes", "ProtectSystem=strict"}
+
+
+def test_the_timer_stays_away_from_somebody_elses_work(host: Any) -> None:
+    host.run("rm -f /var/lib/gpufleet/probe_timer.json")
+    host.run("printf '#!/bin/sh\necho 4711\n' > /usr/bin/nvidia-smi && chmod +x /usr/bin/nvidia-smi")
+    try:
+        assert host.run("systemctl start gpufleet-probe.service").rc == 0
+        assert not host.file("/var/lib/gpufleet/probe_timer.json").exists
+    finally:
+        host.run("rm /usr/bin/nvidia-smi")
+
+
+def test_the_timer_goes_when_it_is_not_wished(host: Any, again: Callable[..., Any]) -> None:
+    assert again(torch_probe_timer=False).ok
+    assert not host.file("/etc/systemd/system/gpufleet-probe.timer").exists
+    assert not host.service("gpufleet-probe.timer").is_running
+    assert again(torch_probe_timer=False).changed == 0
+    assert again().ok
+    assert host.service("gpufleet-probe.timer").is_running
 
 
 def test_check_mode_measures_and_writes_nothing(host: Any, again: Callable[..., Any]) -> None:
@@ -94,7 +196,8 @@ def test_check_mode_measures_and_writes_nothing(host: Any, again: Callable[..., 
 def test_absent_removes_what_the_role_put_there(host: Any, again: Callable[..., Any]) -> None:
     host.run("touch /var/lib/gpufleet/of-another-role")
     assert again(torch_probe_state="absent").ok
-    for path in ("/opt/gpufleet/torch_probe.py", REPORT, RECORD):
+    owned = ("/opt/gpufleet/torch_probe.py", REPORT, RECORD, HISTORY, "/var/lib/textfile/gpu_probe.prom")
+    for path in (*owned, "/etc/systemd/system/gpufleet-probe.service", "/etc/systemd/system/gpufleet-probe.timer"):
         assert not host.file(path).exists
     assert host.file("/var/lib/gpufleet/of-another-role").exists
     assert again(torch_probe_state="absent").changed == 0
