@@ -118,6 +118,15 @@ def _cuda(distro: str, key: str) -> Repository:
 REPOSITORIES: tuple[Repository, ...] = (
     _cuda("debian12", "3bf863cc.pub"),
     _cuda("debian13", "8793F200.pub"),
+    # A mirror that has dropped all but the newest version, as archives do.
+    Repository(
+        host="mirror.gpufleet.test",
+        path="pruned/debian12",
+        origin="NVIDIA",
+        label="NVIDIA CUDA",
+        packages=driver.packages_of(driver.VERSIONS[-1:]),
+        armored_keys=("pruned/debian12/key.asc",),
+    ),
     Repository(
         host="nvidia.github.io",
         path=f"libnvidia-container/stable/deb/{debian_arch()}",

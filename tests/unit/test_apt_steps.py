@@ -53,7 +53,11 @@ def test_epoch_in_a_files_name() -> None:
 def test_two_runs_are_undone_as_one() -> None:
     """The first was killed after it had moved a and removed b; the second moves a on and brings b back."""
     first = {"new": {"n": "1"}, "changed": {"a": {"from": "1", "to": "2"}}, "removed": {"b": "1"}}
-    second = {"new": {"b": "2"}, "changed": {"a": {"from": "2", "to": "3"}, "n": {"from": "1", "to": "2"}}, "removed": {}}
+    second = {
+        "new": {"b": "2"},
+        "changed": {"a": {"from": "2", "to": "3"}, "n": {"from": "1", "to": "2"}},
+        "removed": {},
+    }
     both = apt_steps.joined(first, second)
     assert both == {"new": {"n": "1"}, "changed": {"a": {"from": "1", "to": "3"}}, "removed": {"b": "1"}}
     assert apt_steps.undo_of(both, []) == ["n-", "a=1", "b=1"]

@@ -96,7 +96,9 @@ def test_unattended_upgrades_leaves_the_driver_alone(host: Any) -> None:
     """By the patterns as apt hands them over, matched as unattended-upgrades does."""
     told = host.run("apt-config dump Unattended-Upgrade::Package-Blacklist").stdout
     patterns = re.findall(r'Package-Blacklist:: "(.*)";', told)
-    assert [name for name in ("nvidia-driver-cuda", "libcuda1", "bash") if any(re.match(p, name) for p in patterns)] == [
+    assert [
+        name for name in ("nvidia-driver-cuda", "libcuda1", "bash") if any(re.match(p, name) for p in patterns)
+    ] == [
         "nvidia-driver-cuda",
         "libcuda1",
     ]
@@ -162,9 +164,7 @@ def test_no_space_left_leaves_all_as_before(host: Any, again: Again) -> None:
 
 def test_another_branch_waits_for_a_held_lock(host: Any, again: Again) -> None:
     """Somebody else's apt runs at the same time; then the driver moves in one transaction."""
-    hold = (
-        "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(25)"
-    )
+    hold = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(25)"
     begun = time.monotonic()
     holder = threading.Thread(target=host.run, args=("python3 -c %s", hold))
     holder.start()
@@ -218,7 +218,9 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
         if host.run("dpkg --audit").stdout.strip() or "dpkg" in host.run("cat /proc/[0-9]*/comm").stdout.split():
             break
         time.sleep(0.1)
-    host.run("for p in /proc/[0-9]*; do case $(cat $p/comm) in apt-get|dpkg|dkms|make|cc1) kill -9 ${p#/proc/};; esac; done")
+    host.run(
+        "for p in /proc/[0-9]*; do case $(cat $p/comm) in apt-get|dpkg|dkms|make|cc1) kill -9 ${p#/proc/};; esac; done"
+    )
     run = again()
     assert run.ok, run.sentence
     assert installed(host) == known(host, "580")[-1]
@@ -227,7 +229,10 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
 
 
 def test_a_half_configured_package_is_finished(host: Any, again: Again) -> None:
-    assert host.run("cd /tmp && apt-get download -q nvidia-persistenced && dpkg --unpack nvidia-persistenced_*.deb").rc == 0
+    assert (
+        host.run("cd /tmp && apt-get download -q nvidia-persistenced && dpkg --unpack nvidia-persistenced_*.deb").rc
+        == 0
+    )
     assert host.run("dpkg-query -W -f '${Status}' nvidia-persistenced").stdout == "install ok unpacked"
     run = again()
     assert run.ok, run.sentence

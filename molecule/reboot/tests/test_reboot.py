@@ -38,7 +38,9 @@ def test_new_driver_waits_for_a_reboot_without_consent(host: Any, again: Again) 
 def test_busy_gpu_is_not_rebooted_under_its_user(host: Any, again: Again) -> None:
     before = boot(host)
     # A process that holds the GPU's device node, as one that trains does.
-    busy = "test -e /dev/nvidia0 || mknod /dev/nvidia0 c 1 3; setsid sleep 600 3<>/dev/nvidia0 >/dev/null 2>&1 & echo $!"
+    busy = (
+        "test -e /dev/nvidia0 || mknod /dev/nvidia0 c 1 3; setsid sleep 600 3<>/dev/nvidia0 >/dev/null 2>&1 & echo $!"
+    )
     pid = host.run(f"sh -c '{busy}'").stdout.strip()
     ran = again(nvidia_driver_version=NEW, gpufleet_reboot="if_needed")
     assert boot(host) == before
