@@ -1,4 +1,7 @@
-"""Filter plugin: what a package transaction does, and how it is undone."""
+"""Filters about package transactions: what one does, and how it is undone.
+
+Each is documented in ``<name>.yml`` beside this file; the work is done in ``module_utils/apt_steps.py``.
+"""
 
 from __future__ import annotations
 

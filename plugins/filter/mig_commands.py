@@ -7,8 +7,8 @@ name: mig_commands
 short_description: The commands that cut GPUs into MIG instances as wished
 version_added: 0.1.0
 description:
-  - Compares what C(nvidia-smi -L) lists with the wish, and returns the commands that are left to run, none where the GPUs
-    are cut so already.
+  - Compares what C(nvidia-smi -L) lists with the wish, and returns the commands that are left to run, none where the
+    GPUs are cut so already.
 author:
   - The gpufleet.host contributors
 positional: wished, modes

@@ -45,9 +45,9 @@ def place(case: Case) -> tuple[str, str] | None:
         return "skip", "a Jetson's driver is part of its L4T image, so it is left alone"
     if case.system["wsl"]:
         return "skip", "below WSL2 the driver is Windows', so no Linux driver is installed here"
-    if case.system["container"]:
-        if case.is_wished("in_container"):
-            return None
+    if case.system["container"] and case.is_wished("in_container"):
+        return None
+    if case.system["container"] and case.facts["gpus"]:
         return "skip", "a container uses the driver of its host (nvidia_driver_in_container installs one all the same)"
     if not case.facts["gpus"]:
         return "none", "no NVIDIA GPU was found"

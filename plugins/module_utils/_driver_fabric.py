@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case, as_bool
@@ -12,6 +13,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._driver_sources impo
     LAST_SUFFIXED_FABRIC,
     NVIDIA,
     NVLINK5_DEVICES,
+    NVLINK5_KERNEL,
     UBUNTU_FABRIC,
 )
 
@@ -48,6 +50,8 @@ def fabric_packages(case: Case, choice: Choice, wished: bool) -> list[tuple[str,
     if not wished and not imex:
         return found
     _check_source(case, choice, wished, imex)
+    if wished and _nvlink5(case):
+        _check_kernel(case)
     suffixed = choice.source == DISTRIBUTION or choice.branch <= LAST_SUFFIXED_FABRIC
     suffix = f"-{choice.branch}" if suffixed else ""
     if wished:
@@ -78,11 +82,30 @@ def _check_source(case: Case, choice: Choice, wished: bool, imex: bool) -> None:
         )
 
 
-def fabric_plan(case: Case, choice: Choice, wished: bool) -> dict[str, Any]:
-    """Return the plan's ``fabric_manager``: its version is the driver's, exactly."""
-    return {"wished": wished, "version": choice.version or _installed_version(case)}
+def _check_kernel(case: Case) -> None:
+    kernel = case.system["kernel_newest"] or ""
+    version = tuple(int(number) for number in re.findall(r"\d+", kernel)[:2])
+    if version and version < NVLINK5_KERNEL and case.system["os_family"] != "RedHat":
+        case.refuse(
+            f"Found the kernel {kernel}, and the NVSwitches of {case.named(case.gpus)} need "
+            f"{'.'.join(map(str, NVLINK5_KERNEL))} or newer",
+            "fabric_manager",
+            "install a newer kernel of the distribution (Ubuntu's linux-image-generic-hwe), start it, and run again",
+        )
 
 
-def _installed_version(case: Case) -> str:
-    """Return the version of the driver that is installed and stays, for what must equal it."""
-    return str(case.driver["user_space"] or "")
+def fabric_differences(case: Case) -> list[str]:
+    """Return what is wrong with the NVSwitches of a driver that is there."""
+    if not (case.facts["nvswitches"] or needs_nvlsm(case)):
+        return []
+    found = [version for name, version in case.packages.items() if name.startswith("nvidia-fabricmanager")]
+    if not found:
+        return ["There are NVSwitches and no Fabric Manager, so CUDA would answer with error 802."]
+    loaded = case.driver["loaded"]
+    wrong = [version for version in found if loaded and not version.split(":", 1)[-1].startswith(f"{loaded}-")]
+    return [f"Fabric Manager is {version}, and driver {loaded} is loaded; the two must be equal." for version in wrong]
+
+
+def fabric_plan(choice: Choice, wished: bool) -> dict[str, Any]:
+    """Return the plan's ``fabric_manager``: its version is the driver's, exactly, once there is one."""
+    return {"wished": wished, "version": choice.version if wished else ""}

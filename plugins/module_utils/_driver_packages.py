@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_pins import version_glob
@@ -106,6 +105,8 @@ def _fingerprints(case: Case, known: str | None, key_url: str) -> list[str]:
 
 def components(case: Case, choice: Choice) -> dict[str, list[str]]:
     """Return which components of the distribution's own archive are needed, and which of them are off."""
+    if case.system["os_family"] == "RedHat":  # DKMS is in the one, and what it needs in the other
+        return {"needed": ["epel", "crb"], "missing": []}
     if choice.source == DISTRIBUTION:
         needed = list(OWN_BRANCHES.get(case.release, {}).get(choice.branch, ()))
     else:  # NVIDIA's packages for Debian build upon some of contrib
@@ -181,7 +182,8 @@ def kernel_packages(case: Case, choice: Choice) -> list[str]:
     if signed_by_distribution(case, choice):
         return []
     if case.system["os_family"] == "RedHat":
-        return ["kernel-devel-matched", "kernel-headers", "dkms"]
+        uek = "uek" in (case.system["kernel"] or "")  # Oracle's own kernel
+        return [*(["kernel-uek-devel"] if uek else ["kernel-devel-matched", "kernel-headers"]), "dkms"]
     present = case.system.get("headers") or []
     own = (
         []
@@ -203,11 +205,9 @@ def _header_metas(case: Case) -> list[str]:
 
 
 def with_versions(case: Case, choice: Choice, named: list[Named]) -> list[str]:
-    """Return the names as apt takes them: those of the driver's version bound to it, or to the branch."""
-    bound = version_glob(choice)
-    if case.system["os_family"] == "RedHat":
-        return [f"{name}-{choice.version}" if exact and choice.version else name for name, exact in named]
-    return [f"{name}={bound}" if exact else name for name, exact in named]
+    """Return the names as apt (or DNF) takes them: those of the driver's version bound to it, or to the branch."""
+    between = "-" if case.system["os_family"] == "RedHat" else "="
+    return [f"{name}{between}{version_glob(choice)}" if exact else name for name, exact in named]
 
 
 def streams(case: Case, choice: Choice) -> dict[str, Any] | None:
@@ -247,7 +247,7 @@ def _must_go(case: Case, choice: Choice, name: str) -> bool:
     if name in _FLAVOURED[choice.flavour]:
         return True
     if case.release[0] == "debian" and name in (ONLY_DEBIAN if choice.source == NVIDIA else ONLY_NVIDIA_DEBIAN):
-        return name != "nvidia-smi" or branch_number(case.packages[name]) != choice.branch
+        return True
     suffixed = _SUFFIXED.match(name)
     if suffixed is None:
         return False

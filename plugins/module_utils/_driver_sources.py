@@ -139,14 +139,14 @@ OWN_UBUNTU: dict[tuple[str, str], tuple[str, ...]] = {
 # Debian's own packages build the module under another name than everyone else, and load it under the alias `nvidia`.
 DEBIAN_MODULES = {"proprietary": "nvidia-current", "open": "nvidia-current-open"}
 
-# Installed packages of Debian's own that NVIDIA's cannot stand beside, and the reverse. A host moves from one source to
-# the other in one transaction; the rest is upgraded under its own name.
+# Installed packages of Debian's own that NVIDIA's cannot stand beside, and the reverse. There, nvidia-driver-cuda has
+# nvidia-smi inside. A host moves from one source to the other in one transaction, the rest under its own name.
 ONLY_DEBIAN = ("nvidia-open-kernel-dkms", "nvidia-open-kernel-support", "nvidia-smi")
 ONLY_NVIDIA_DEBIAN = ("nvidia-kernel-open-dkms", "nvidia-driver-cuda", "nvidia-open", "cuda-drivers")
 
 # NVIDIA's newer packages need this DKMS, and its repository brings it; what the releases have themselves.
 DKMS_FLOOR = "3.1.8"
-DKMS_FLOOR_FROM = 590
+DKMS_FLOOR_FROM = 580
 DKMS_OF: dict[tuple[str, str], str] = {
     ("debian", "12"): "3.0.10",
     ("debian", "13"): "3.2.2",
@@ -158,8 +158,8 @@ DKMS_OF: dict[tuple[str, str], str] = {
 # Those of DKMS_OF that are below the floor.
 DKMS_TOO_OLD = ("3.0.10", "2.8.7", "3.0.11")
 
-# A driver's packages for pins, as glob(7) has them. The container toolkit's names begin alike and are left out: it has
-# a role and a repository of its own.
+# A driver's packages for pins, as glob(7) has them. The container toolkit's names begin alike and are left out, as it
+# has a role and a repository of its own; so are CUDA's, GPUDirect Storage's and cuDNN's.
 DRIVER_GLOBS = (
     "cuda-drivers*",
     "firmware-nvidia-*",
@@ -176,7 +176,8 @@ DRIVER_GLOBS = (
     "libnvoptix1*",
     "libnvsdm*",
     "libxnvctrl*",
-    "nvidia-[!c]*",
+    "nvidia-[!cfg]*",
+    "nvidia-f[!s]*",
     "nvidia-compute-utils*",
     "nvlink5*",
     "xserver-xorg-video-nvidia*",
@@ -222,6 +223,8 @@ BUILD_FAILURES: dict[tuple[str, str, int, str], str] = {("debian", "13", 550, "o
 
 # GPUs that share memory through NVSwitches which are no PCI devices of NVIDIA's: their Fabric Manager needs nvlsm.
 NVLINK5_DEVICES = ("0x2901", "0x3182")  # B200, B300 SXM
+# nvlsm speaks to the switches by a kernel interface of this version; the RHEL family has it in its older numbers too.
+NVLINK5_KERNEL = (5, 17)
 # GPUs of a rack that shares memory between nodes, by nvidia-imex.
 IMEX_DEVICES = ("0x2941", "0x31c2")  # GB200, GB300
 

@@ -9,15 +9,11 @@ from typing import Any
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_choice import Choice
+from ansible_collections.gpufleet.host.plugins.module_utils._driver_fabric import fabric_differences
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_packages import signed_by_distribution
 
 # What systemctl says of a unit that starts with the host.
 _STARTS = ("enabled", "enabled-runtime", "static", "alias", "generated")
-
-
-def upstream(version: str) -> str:
-    """Return a package version without epoch and revision."""
-    return version.split(":", 1)[-1].split("-", 1)[0]
 
 
 def right_version(choice: Choice, version: str | None) -> bool:
@@ -49,7 +45,9 @@ def _packages_ready(case: Case, plan: dict[str, Any]) -> bool:
 def installed(case: Case, item: str) -> bool:
     """Whether a package of the plan, ``name`` or ``name=version`` (for DNF ``name-version``), is installed."""
     if case.system["os_family"] == "RedHat":
-        return any(item in (name, f"{name}-{upstream(version)}") for name, version in case.packages.items())
+        return item in case.packages or any(
+            fnmatchcase(f"{name}-{version}", item) for name, version in case.packages.items()
+        )
     name, _equals, wanted = item.partition("=")
     if name.startswith("linux-headers-"):
         return name in (case.system.get("kernel_packages") or []) or name[14:] in (case.system.get("headers") or [])
@@ -112,7 +110,7 @@ def differences(case: Case, choice: Choice) -> list[str]:
         found.append(f"The newest kernel {newest} has no NVIDIA module, so the next start has no driver.")
     if driver.get("origin") == "runfile":
         found.append("The driver was installed by NVIDIA's .run installer, which no package manager keeps up to date.")
-    return found
+    return found + (fabric_differences(case) if loaded else [])
 
 
 # --- reboot ----------------------------------------------------------------------------------------------------------
@@ -187,7 +185,7 @@ def secure_boot(case: Case, choice: Choice | None) -> dict[str, Any]:
     """Return the state, who signs the chosen module, and what is left to do for it."""
     state = case.facts["secure_boot"]
     mok = case.facts.get("mok") or {}
-    if not state or choice is None:
+    if not state or choice is None or case.system["container"]:  # from inside nothing is signed, enrolled or loaded
         return {"state": state, "signed_by": "none", "action": "none"}
     if signed_by_distribution(case, choice):
         return {"state": state, "signed_by": "distribution", "action": "none"}

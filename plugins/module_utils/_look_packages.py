@@ -26,6 +26,7 @@ _RPM_GLOBS = (
     "dkms",
     "kernel-headers",
     "kernel-devel-matched",
+    "kernel-uek-devel",
 )
 
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 Steps = dict[str, Any]
 
-# "Inst name [old] (new Origin [arch])", "Remv name [old]", "Purg name [old]"; a foreign architecture is part of the name.
+# "Inst name [old] (new Origin [arch])", "Remv name [old]", "Purg name [old]"; a foreign architecture is in the name.
 _STEP = re.compile(r"^(Inst|Remv|Purg) (\S+)(?: \[([^\]\s]+)\])?(?: \((\S+) )?")
 _KERNEL = re.compile(r"^(?:linux-image|linux-modules|kernel-core|kernel-modules)(?:-(?:unsigned|extra))?-(\d\S*)$")
 _LOG = re.compile(r"DKMS .*?make\.log for (\S+) for kernel (\S+)")

@@ -193,7 +193,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         "secure_boot": state,
         "reboot": reboot(case, state),
         "mig": mig(case, _capable(case)),
-        "fabric_manager": fabric_plan(case, choice, fabric),
+        "fabric_manager": fabric_plan(_as_installed(case, choice), fabric),
     }
     plan["ready"] = ready(case, choice, plan)
     _check_kernels(case)

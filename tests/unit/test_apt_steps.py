@@ -1,4 +1,4 @@
-"""What a package transaction does, how it is undone, and why a module did not build; the texts are apt's and DKMS's own."""
+"""What a package transaction does, how it is undone, and why a module did not build, in apt's and DKMS's own words."""
 
 from __future__ import annotations
 
@@ -53,11 +53,8 @@ def test_epoch_in_a_files_name() -> None:
 def test_two_runs_are_undone_as_one() -> None:
     """The first was killed after it had moved a and removed b; the second moves a on and brings b back."""
     first = {"new": {"n": "1"}, "changed": {"a": {"from": "1", "to": "2"}}, "removed": {"b": "1"}}
-    second = {
-        "new": {"b": "2"},
-        "changed": {"a": {"from": "2", "to": "3"}, "n": {"from": "1", "to": "2"}},
-        "removed": {},
-    }
+    moves = {"a": {"from": "2", "to": "3"}, "n": {"from": "1", "to": "2"}}
+    second = {"new": {"b": "2"}, "changed": moves, "removed": {}}
     both = apt_steps.joined(first, second)
     assert both == {"new": {"n": "1"}, "changed": {"a": {"from": "1", "to": "3"}}, "removed": {"b": "1"}}
     assert apt_steps.undo_of(both, []) == ["n-", "a=1", "b=1"]

@@ -18,6 +18,7 @@ import pytest
 from ansible_collections.gpufleet.host.plugins.module_utils import _driver_branches as branches
 from ansible_collections.gpufleet.host.plugins.module_utils import _driver_sources as sources
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._gpu_ids import chip_of
 from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
 from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import WISHES, make_plan
 from host_facts import (
@@ -159,6 +160,7 @@ TABLE: dict[str, Row] = {
     "a jetson": row("D", debian("13", system__jetson=True, **ARM), {}, "skip", "L4T"),
     "wsl": row("D", host(RTX_4090, system__wsl=True, held="dxgkrnl"), {}, "skip", "Windows"),
     "a container": row("D", debian("13", A100, system__container=True), {}, "skip", "nvidia_driver_in_container"),
+    "a container on a host without a gpu": row("D", debian("13", system__container=True), {}, "none", "no NVIDIA GPU"),
     "a container that shall have it": row(
         "D", debian("13", system__container=True, system__kernel_packages=[], system__kernels_installed=[]),
         {"driver_in_container": True}, "580 open nvidia compute", "linux-headers-amd64", "nvidia-driver-cuda=580.*",
@@ -330,13 +332,20 @@ TABLE: dict[str, Row] = {
         "F2.1", ubuntu("26.04", A100), {**NVIDIAS, "driver_repository_fingerprints": [FINGERPRINT]},
         "580 open nvidia compute",
     ),
+    "ubuntu 22.04 with its first kernel, b200 x8": row(
+        "F2.5", ubuntu("22.04", *[B200] * 8), {}, "refuse", "the kernel 5.15.0-160-generic", "need 5.17 or newer"
+    ),
     # --- RHEL and its kin
     "rocky 9": row(
-        "F2.2", enterprise("rocky", "9.6", A100), {}, "580 open nvidia compute", "kmod-nvidia-open-dkms",
-        "nvidia-driver-cuda", "kernel-devel-matched",
+        "F2.2", enterprise("rocky", "9.6", A100), {}, "580 open nvidia compute", "kmod-nvidia-open-dkms-580.*",
+        "nvidia-driver-cuda-580.*", "kernel-devel-matched",
     ),
     "rhel 9, volta": row(
-        "F2.2", enterprise("rhel", "9.4", V100), {}, "580 proprietary nvidia compute", "kmod-nvidia-latest-dkms"
+        "F2.2", enterprise("rhel", "9.4", V100), {}, "580 proprietary nvidia compute", "kmod-nvidia-latest-dkms-580.*"
+    ),
+    "oracle 9 with its own kernel": row(
+        "F2.2", enterprise("ol", "9.6", A100, system__kernel="5.15.0-310.el9uek.x86_64"), {}, "580 open nvidia compute",
+        "kernel-uek-devel",
     ),
     "alma 10": row("F2.1", enterprise("almalinux", "10.1", A100), {}, "refuse", "CDF6BA43.pub", "fingerprints"),
     "alma 10, with a fingerprint": row(
@@ -557,6 +566,9 @@ def check_pins(plan: Facts) -> None:
         assert len({pin["pin"].split()[0] == "version" for pin in hits}) <= 1, (name, hits)
         assert not equals or [pin for pin in hits if pin["priority"] > 1000], name
     for foreign in (
+        "nvidia-gds",
+        "nvidia-fs-dkms",
+        "nvidia-cudnn",
         "nvidia-container-toolkit",
         "libnvidia-container1",
         "nvidia-cuda-toolkit",
@@ -574,6 +586,9 @@ def converge(facts: Facts, plan: Facts) -> Facts:
     version = plan["version"] or f"{plan['branch']}.178.04"
     for item in plan["packages"]:
         name, _equals, glob = item.partition("=")
+        if system["os_family"] == "RedHat":
+            driver["packages"][re.sub(r"-\d{3}\..*", "", name)] = f"{version}-1.el9"
+            continue
         installed = glob.replace(f"{plan['branch']}.*", f"{version}-1").replace("*", "1ubuntu1")
         driver["packages"][name] = installed or "1:1.0-1"
         kernel = name.removeprefix("linux-headers-")
@@ -581,8 +596,6 @@ def converge(facts: Facts, plan: Facts) -> Facts:
             system["headers" if kernel[0].isdigit() else "kernel_packages"].append(
                 kernel if kernel[0].isdigit() else name
             )
-        if system["os_family"] == "RedHat":
-            driver["packages"][name.removesuffix(f"-{version}")] = f"{version}-1.el9"
     for name in plan["conflicts"]:
         driver["packages"].pop(name, None)
     driver.update(
@@ -751,7 +764,7 @@ def test_the_yum_repository_and_the_module_stream() -> None:
         (
             ubuntu("24.04", A100),
             {**NVIDIAS, "driver_repository_url": "https://mirror/x"},
-            [("release o=Ubuntu", -1), ('origin "mirror"', 1001), ("version 580.*", 1001)],
+            [('origin "mirror"', 1001), ("release o=Ubuntu", -1), ('origin "mirror"', 1001), ("version 580.*", 1001)],
         ),
         (
             ubuntu("26.04", A100),
@@ -778,7 +791,7 @@ def test_pins(facts: Facts, wishes: Facts, pins: list[tuple[str, int]]) -> None:
             },
             ["nvidia-kernel-dkms", "nvidia-smi"],
         ),
-        (debian("13", A100), {}, {"nvidia-smi": "580.178.04-1"}, []),
+        (debian("13", A100), {}, {"nvidia-smi": "580.178.04-1"}, None),  # it is in nvidia-driver-cuda
         (debian("13", A100), OWN, {"nvidia-driver-cuda": "580.1-1", "nvidia-kernel-open-dkms": "580.1-1"}, None),
         (debian("13", A100), {}, {"nvidia-driver-pinning-595": "595-1"}, ["nvidia-driver-pinning-595"]),
         (debian("13", A100), {}, {"nvidia-driver-pinning-580": "580-1"}, []),
@@ -844,6 +857,13 @@ def test_components_that_are_off_are_named() -> None:
     ]
 
 
+def test_dnf_sees_another_branch_too() -> None:
+    facts = enterprise("rocky", "9.6", A100)
+    after = converge(facts, driver_of(facts, {}))
+    assert driver_of(after, {})["ready"]["packages"] is True
+    assert driver_of(after, {"driver_branch": 595})["ready"]["packages"] is False
+
+
 def test_fabric_manager_equals_the_driver_that_stays() -> None:
     facts = debian("13", *[H100] * 8, nvswitches=SWITCHES)
     after = converge(facts, driver_of(facts, {}))
@@ -892,6 +912,21 @@ def test_a_kept_driver_is_told_to_differ() -> None:
     assert plan["packages"] == plan["changes"] == []
 
 
+@pytest.mark.parametrize(
+    ("packages", "piece"),
+    [
+        ({}, "no Fabric Manager"),
+        ({"nvidia-fabricmanager": "580.95.05-1"}, "Fabric Manager is 580.95.05-1"),
+        ({"nvidia-fabricmanager-580": "580.178.04-0ubuntu1"}, None),
+    ],
+)
+def test_a_kept_driver_with_nvswitches_needs_its_fabric_manager(packages: dict[str, str], piece: str | None) -> None:
+    facts = host(*[H100] * 8, nvswitches=SWITCHES, driver__packages=packages)
+    differs = driver_of(facts, {})["differs"]
+    assert len(differs) == (0 if piece is None else 1)
+    assert piece is None or piece in differs[0]
+
+
 def test_debians_known_build_failure_is_told_before_the_build() -> None:
     wishes = {**OWN, "driver_flavour": "open"}
     facts = debian("13", A100)
@@ -915,13 +950,13 @@ def test_a_kernel_without_signed_modules_is_told() -> None:
         (debian("13", A100, secure_boot=True), {"enrolled": True}, ("mok", "none")),
         (debian("13", A100, secure_boot=True), {"enrolled": False, "pending": True}, ("mok", "pending")),
         (ubuntu("24.04", A100, secure_boot=True), {}, ("distribution", "none")),
+        (debian("13", A100, secure_boot=True, system__container=True), {}, ("none", "none")),
         (ubuntu("24.04", A100, secure_boot=True, meta=None), {}, ("mok", "stage")),
     ],
 )
 def test_secure_boot(facts: Facts, mok: Facts, expected: tuple[str, str]) -> None:
-    found = driver_of({**facts, "mok": {"certificate": "/k", "enrolled": None, "pending": None, **mok}}, {})[
-        "secure_boot"
-    ]
+    facts = {**facts, "mok": {"certificate": "/k", "enrolled": None, "pending": None, **mok}}
+    found = driver_of(facts, {"driver_in_container": True})["secure_boot"]
     assert (found["signed_by"], found["action"]) == expected
 
 
@@ -1073,6 +1108,7 @@ def test_the_summary_tells_what_becomes_of_the_driver() -> None:
 
 
 def test_a_branch_knows_its_facts() -> None:
+    assert max(number for number in range(0x10000) if chip_of(hex(number))) == branches._NEWEST_KNOWN
     numbers = [branch.number for branch in branches.BRANCHES]
     assert numbers == sorted(set(numbers))
     assert branches.newest_production() == 595

@@ -117,6 +117,16 @@ def test_broken_packages(tree: Tree, state: str) -> None:
     assert facts["driver"]["packages"] == {}
 
 
+def test_a_held_package_is_installed_and_told(tree: Tree) -> None:
+    held = "Package: libcuda1\nStatus: hold ok installed\nVersion: 570.211.01-1"
+    engine = "Package: docker-ce\nStatus: hold ok installed\nVersion: 5:29.2.1-1"
+    tree.file("var/lib/dpkg/status", f"{held}\n\n{engine}\n")
+    facts = tree.look()
+    assert facts["driver"]["held"] == ["libcuda1"]
+    assert facts["driver"]["packages"] == {"libcuda1": "570.211.01-1"}
+    assert facts["engines"]["docker"] == "29.2.1"
+
+
 def test_the_metas_of_kernels_are_told_and_the_kernels_are_not(tree: Tree) -> None:
     installed(
         tree,

@@ -15,14 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 Again = Callable[..., Any]
 DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
 RECORD = "/var/lib/gpufleet/nvidia_driver.json"
 KEPT = "/var/cache/gpufleet/rollback"
-COMPILER = "nv-pci.c:237:9: error: too few arguments to function 'pci_resize_resource'"
 
 
 def kernel(host: Any) -> str:
@@ -96,13 +93,9 @@ def test_unattended_upgrades_leaves_the_driver_alone(host: Any) -> None:
     """By the patterns as apt hands them over, matched as unattended-upgrades does."""
     told = host.run("apt-config dump Unattended-Upgrade::Package-Blacklist").stdout
     patterns = re.findall(r'Package-Blacklist:: "(.*)";', told)
-    assert [
-        name for name in ("nvidia-driver-cuda", "libcuda1", "bash") if any(re.match(p, name) for p in patterns)
-    ] == [
-        "nvidia-driver-cuda",
-        "libcuda1",
-    ]
-    assert not [name for name in ("nvidia-container-toolkit", "dkms") if any(re.match(p, name) for p in patterns)]
+    names = ["nvidia-driver-cuda", "libcuda1", "nvidia-container-toolkit", "dkms", "bash"]
+    blocked = [name for name in names if any(re.match(pattern, name) for pattern in patterns)]
+    assert blocked == ["nvidia-driver-cuda", "libcuda1"]
 
 
 def test_the_persistence_daemon_starts_with_the_host(host: Any) -> None:
@@ -126,27 +119,18 @@ def test_a_converged_host_is_left_alone_in_few_steps(host: Any, again: Again) ->
 # --- what goes wrong -------------------------------------------------------------------------------------------------
 
 
-def break_the_build(host: Any, version: str) -> str:
-    """Let the module of one version fail to build, as 550 does with newer kernels; return the file that does it."""
-    path = f"/etc/dkms/nvidia-{version.partition('-')[0]}.conf"
-    make = f'MAKE[0]="echo \\"{COMPILER}\\"; false"\n'
-    assert host.run("printf %s %s > %s", "%s", make, path).rc == 0
-    return path
-
-
 def test_a_module_that_does_not_build_leaves_all_as_before(host: Any, again: Again) -> None:
+    """The mirror's 590 has the mistake that Debian 13's own open 550 has against its kernel."""
     before = state(host)
-    broken = break_the_build(host, known(host, "595")[-1])
-    run = again(nvidia_driver_branch=595)
+    run = again(nvidia_driver_branch=590)
     assert not run.ok
     said = run.sentence.splitlines()[-1]
-    assert COMPILER in said
+    assert re.search(r": nvidia\.c:15:\d+: error: .*pci_resize_resource", said), said
     assert f"for kernel {kernel(host)}" in said
     assert "as they were before" in said
     assert "nvidia_driver_branch" in said
     assert state(host) == before
     assert module(host, "version").startswith("580.")
-    host.run("rm %s", broken)
 
 
 def test_no_space_left_leaves_all_as_before(host: Any, again: Again) -> None:
@@ -164,7 +148,8 @@ def test_no_space_left_leaves_all_as_before(host: Any, again: Again) -> None:
 
 def test_another_branch_waits_for_a_held_lock(host: Any, again: Again) -> None:
     """Somebody else's apt runs at the same time; then the driver moves in one transaction."""
-    hold = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); time.sleep(25)"
+    lock = "f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)"
+    hold = f"import fcntl, time; {lock}; time.sleep(25)"
     begun = time.monotonic()
     holder = threading.Thread(target=host.run, args=("python3 -c %s", hold))
     holder.start()
@@ -218,9 +203,8 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
         if host.run("dpkg --audit").stdout.strip() or "dpkg" in host.run("cat /proc/[0-9]*/comm").stdout.split():
             break
         time.sleep(0.1)
-    host.run(
-        "for p in /proc/[0-9]*; do case $(cat $p/comm) in apt-get|dpkg|dkms|make|cc1) kill -9 ${p#/proc/};; esac; done"
-    )
+    theirs = "apt-get|dpkg|dkms|make|cc1"
+    host.run(f"for p in /proc/[0-9]*; do case $(cat $p/comm) in {theirs}) kill -9 ${{p#/proc/}};; esac; done")
     run = again()
     assert run.ok, run.sentence
     assert installed(host) == known(host, "580")[-1]
@@ -229,10 +213,8 @@ def test_a_run_that_was_killed_is_finished_by_the_next(host: Any, again: Again, 
 
 
 def test_a_half_configured_package_is_finished(host: Any, again: Again) -> None:
-    assert (
-        host.run("cd /tmp && apt-get download -q nvidia-persistenced && dpkg --unpack nvidia-persistenced_*.deb").rc
-        == 0
-    )
+    package = "nvidia-persistenced"
+    assert host.run(f"cd /tmp && apt-get download -q {package} && dpkg --unpack {package}_*.deb").rc == 0
     assert host.run("dpkg-query -W -f '${Status}' nvidia-persistenced").stdout == "install ok unpacked"
     run = again()
     assert run.ok, run.sentence
@@ -244,14 +226,115 @@ def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> No
     late = "6.99.0-test"
     assert host.run("mkdir -p /lib/modules/%s/kernel", late).rc == 0
     assert host.run("ln -s $(readlink -f /lib/modules/%s/build) /lib/modules/%s/build", kernel(host), late).rc == 0
+    assert host.run("depmod %s", late).rc == 0
     run = again("--check")
     assert run.changed > 0, "check mode must announce it"
     run = again()
     assert run.ok, run.sentence
     assert module(host, "version", late) == module(host, "version")
     assert again().changed == 0
-    host.run("dkms uninstall nvidia/%s -k %s", module(host, "version"), late)
-    host.run("rm -rf /lib/modules/%s /var/lib/dkms/nvidia/*/%s", late, late)
+    assert host.run("dkms remove nvidia/%s -k %s && rm -r /lib/modules/%s", module(host, "version"), late, late).rc == 0
+
+
+# --- steps that a container cannot really take, on a host that is made up --------------------------------------------
+
+BUSY = "process 4242 (python) of alice in container 0123456789ab"
+TEXT = "driver 580.159.03 is loaded, and 580.178.04 is on disk"
+DUE: dict[str, Any] = {"required": True, "reasons": [{"code": "loaded_differs", "text": TEXT}]}
+ALONE = {"system": {"container": False}}
+REBOOTS: list[dict[str, Any]] = [
+    {"facts": ALONE},
+    {"facts": ALONE, "reboot": "if_needed", "blockers": [BUSY]},
+    {"facts": ALONE, "reboot": "if_needed", "blockers": [BUSY], "force": True},
+    {"reboot": "if_needed", "force": True},
+]
+
+
+def said(run: Any, task: str = "") -> str:
+    """Return what the tasks of this name said, or all of them."""
+    tasks = [each for play in run.result["plays"] for each in play["tasks"] if task in each["task"]["name"]]
+    return json.dumps([each["hosts"] for each in tasks])
+
+
+def test_a_reboot_is_made_with_consent_alone(again: Again) -> None:
+    """In check mode: the last but one would do it."""
+    steps = [
+        {**row, "step": "reboot.yml", "plan": {"reboot": DUE | {"blockers": row.get("blockers", [])}}}
+        for row in REBOOTS
+    ]
+    run = again("--check", playbook="trial.yml", trials=steps)
+    assert run.ok, run.sentence
+    assert run.changed == 1
+    spoken = said(run, "Say that a reboot is due")
+    assert spoken.count("then the same command again") == 3
+    assert spoken.count(TEXT) == 3
+    assert "because nvidia_driver_reboot is never" in spoken
+    assert f"because the GPU is in use by {BUSY}" in spoken
+    assert "because a container has no kernel of its own" in spoken
+
+
+def test_this_machine_is_never_rebooted(again: Again) -> None:
+    step = {"step": "reboot.yml", "facts": ALONE, "plan": {"reboot": DUE}, "reboot": "if_needed", "force": True}
+    run = again("--check", playbook="trial.yml", trials=[step], ansible_connection="local")
+    assert run.ok, run.sentence
+    assert run.changed == 0
+    assert "this host is reached by a local connection" in said(run)
+
+
+def script(host: Any, path: str, *lines: str) -> None:
+    assert host.run("printf '%%s\\n' '#!/bin/sh' %s > %s && chmod 755 %s", "\n".join(lines), path, path).rc == 0
+
+
+def test_the_key_is_staged_and_its_password_is_nowhere(host: Any, again: Again) -> None:
+    script(host, "/usr/local/bin/mokutil", 'echo "$@" > /root/mok.log; cat "$4" >> /root/mok.log')
+    step = {"step": "secure_boot.yml", "plan": {"secure_boot": {"action": "stage"}}}
+    step |= {"facts": {"mok": {"certificate": "/root/mok.der"}}}
+    run = again("--check", playbook="trial.yml", trials=[step])
+    assert "set nvidia_driver_mok_password" in run.sentence
+    password = {"nvidia_driver_mok_password": "hunter2hunter2"}
+    run = again("--diff", "-vvv", playbook="trial.yml", trials=[step], **password)
+    assert run.ok, run.sentence
+    assert "pending enrolment at console" in said(run)
+    arguments, digest = host.file("/root/mok.log").content_string.splitlines()
+    path = arguments.removeprefix("--import /root/mok.der --hash-file ")
+    assert not host.file(path).exists
+    salt = digest.split("$")[2]
+    assert host.run("openssl passwd -6 -salt %s hunter2hunter2", salt).stdout.strip() == digest
+    assert digest not in said(run) + run.stderr
+    tasks = [host for play in run.result["plays"] for task in play["tasks"] for host in task["hosts"].values()]
+    assert "hunter2" not in json.dumps(tasks)
+    host.run("rm /usr/local/bin/mokutil /root/mok.log")
+
+
+LISTING = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)"
+
+
+def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
+    answer = f'case "$*" in -L) echo "{LISTING}" ;; *) echo "$@" >> /root/mig.log ;; esac'
+    script(host, "/usr/local/bin/nvidia-smi", answer)
+    facts = {"gpus": [{"uuid": "GPU-aaaa", "mig": False}]}
+    step = {"step": "mig.yml", "facts": facts}
+    wishes = {
+        "nvidia_driver_mig": [{"gpus": "all", "profiles": ["1g.10gb", "2g.20gb"]}],
+        "nvidia_driver_drain_command": ["sh", "-c", "echo drain >> /root/mig.log"],
+        "nvidia_driver_resume_command": ["sh", "-c", "echo resume >> /root/mig.log"],
+    }
+    busy = step | {"plan": {"reboot": {"blockers": [BUSY]}}}
+    assert BUSY in again("--check", playbook="trial.yml", trials=[busy], **wishes).sentence
+    run = again(playbook="trial.yml", trials=[step], **wishes)
+    assert run.ok, run.sentence
+    assert host.file("/root/mig.log").content_string.splitlines() == [
+        "drain",
+        "-i 0 -mig 1",
+        "mig -i 0 -cgi 1g.10gb,2g.20gb -C",
+        "resume",
+    ]
+    slow = wishes | {"nvidia_driver_drain_command": ["sleep", "60"], "nvidia_driver_drain_timeout": 1}
+    begun = time.monotonic()
+    run = again(playbook="trial.yml", trials=[step], **slow)
+    assert "nvidia_driver_drain_command (sleep 60) ended with no answer in 1 s" in run.sentence
+    assert time.monotonic() - begun < 30
+    host.run("rm /usr/local/bin/nvidia-smi /root/mig.log")
 
 
 # --- taking it away --------------------------------------------------------------------------------------------------
@@ -262,7 +345,8 @@ def test_absent_leaves_the_host_as_it_was_found(host: Any, again: Again) -> None
     assert run.ok, run.sentence
     assert again(nvidia_driver_state="absent").changed == 0
     assert host.run("dpkg-query --show | diff /root/packages.before -").stdout == ""
-    find = "find /etc ! -type d ! -name ld.so.cache -exec sha256sum {} + | sort"
+    # But for the system groups that Debian's packages make and leave.
+    find = "find /etc ! -type d ! -name ld.so.cache ! -name 'group*' ! -name 'gshadow*' -exec sha256sum {} + | sort"
     assert host.run(f"{find} | diff /root/etc.before -").stdout == ""
     assert host.run("find /etc -type d | sort | diff /root/folders.before -").stdout == ""
     assert not host.file(KEPT).exists
