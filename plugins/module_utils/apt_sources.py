@@ -8,6 +8,11 @@ from typing import Any
 
 _ONE_LINE = re.compile(r"^\s*(deb|deb-src)\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<uri>\S+)\s+(?P<suite>\S+)")
 
+# How our own files begin.
+HEADER = "# Ansible managed: gpufleet.host.apt_source\n"
+# What apt takes for "no".
+_OFF = ("no", "false", "without", "off", "disable", "0")
+
 
 @dataclass(frozen=True)
 class Place:
@@ -17,8 +22,12 @@ class Place:
     suite: str
 
 
-def place(uri: str, suite: str) -> Place:
-    """Return the place of a source: http and https, case of the host and slashes at the end make no difference."""
+def place(uri: str, suite: str, architecture: str = "") -> Place:
+    """Return the place of a source: http and https, case of the host and slashes at the end make no difference.
+
+    ``architecture`` is what apt puts where a source says $(ARCH), as NVIDIA's for the container toolkit does.
+    """
+    uri, suite = (text.replace("$(ARCH)", architecture) for text in (uri, suite))
     scheme, separator, rest = uri.partition("://")
     if not separator:
         return Place(uri.rstrip("/"), _suite(suite))
@@ -34,12 +43,13 @@ def _suite(suite: str) -> str:
     return "/" if plain in ("", ".") else plain
 
 
-def without(name: str, text: str, places: set[Place]) -> str:
+def without(name: str, text: str, places: set[Place], architecture: str = "") -> str:
     """Return a source file's text without the entries of these places; the same text where it has none.
 
     ``name`` ends in ``.sources`` for the deb822 form; all else is the one-line form. What is switched off stays.
     """
-    return _stanzas_without(text, places) if name.endswith(".sources") else _lines_without(text, places)
+    remove = _stanzas_without if name.endswith(".sources") else _lines_without
+    return remove(text, places, architecture)
 
 
 def has_entries(name: str, text: str) -> bool:
@@ -48,24 +58,56 @@ def has_entries(name: str, text: str) -> bool:
     return bool(lines) if not name.endswith(".sources") else any(line.lower().startswith("types:") for line in lines)
 
 
-def _lines_without(text: str, places: set[Place]) -> str:
+def _lines_without(text: str, places: set[Place], architecture: str) -> str:
     kept = []
     for line in text.splitlines(keepends=True):
         found = _ONE_LINE.match(line)
-        if found is None or place(found["uri"], found["suite"]) not in places:
+        if found is None or place(found["uri"], found["suite"], architecture) not in places:
             kept.append(line)
     return "".join(kept)
 
 
-def _stanzas_without(text: str, places: set[Place]) -> str:
+def _stanzas_without(text: str, places: set[Place], architecture: str) -> str:
     # Split so that the separators stay: joined again, an untouched text is the same bytes.
-    pieces = re.split(r"(\n[ \t]*\n)", text)
+    pieces = re.split(r"(\n(?:[ \t]*\n)+)", text)
     stanzas, separators = pieces[0::2], [*pieces[1::2], ""]
-    kept = [(s, e) for s, e in zip(stanzas, separators) if not _names_one(_fields(s), places)]
-    if len(kept) == len(stanzas):
+    left = [_stanza_without(stanza, places, architecture) for stanza in stanzas]
+    if left == stanzas:
         return text
-    joined = "".join(stanza + end for stanza, end in kept).rstrip("\n")
+    joined = "".join(stanza + end for stanza, end in zip(left, separators) if stanza).rstrip("\n")
     return f"{joined}\n" if joined else ""
+
+
+def _stanza_without(stanza: str, places: set[Place], architecture: str) -> str:
+    """Return what is left of a stanza, which names every one of its addresses with every one of its suites."""
+    fields = _fields(stanza)
+    if fields.get("enabled", "yes").lower() in _OFF:
+        return stanza
+    uris, suites = fields.get("uris", "").split(), fields.get("suites", "").split()
+    ours = {uri: [suite for suite in suites if place(uri, suite, architecture) in places] for uri in uris}
+    if not any(ours.values()):
+        return stanza
+    left = []
+    others = [uri for uri in uris if not ours[uri]]
+    if others:
+        left.append(_with_fields(stanza, {"uris": others}))
+    for uri in uris:
+        stay = [suite for suite in suites if suite not in ours[uri]]
+        if ours[uri] and stay:
+            left.append(_with_fields(stanza, {"uris": [uri], "suites": stay}))
+    return "\n\n".join(left)
+
+
+def _with_fields(stanza: str, values: dict[str, list[str]]) -> str:
+    """Return a stanza with other values of these fields, and all else in it as it was."""
+    lines, inside = [], False
+    for line in stanza.rstrip("\n").split("\n"):
+        if inside and line[:1] in (" ", "\t"):
+            continue  # the old value goes on
+        name = line.partition(":")[0]
+        inside = name.strip().lower() in values and not line.startswith("#")
+        lines.append(f"{name}: {' '.join(values[name.strip().lower()])}" if inside else line)
+    return "\n".join(lines)
 
 
 def _fields(stanza: str) -> dict[str, str]:
@@ -83,13 +125,6 @@ def _fields(stanza: str) -> dict[str, str]:
     return fields
 
 
-def _names_one(fields: dict[str, str], places: set[Place]) -> bool:
-    if fields.get("enabled", "yes").lower() in ("no", "false", "0", "off"):
-        return False
-    suites = fields.get("suites", "").split()
-    return any(place(uri, suite) in places for uri in fields.get("uris", "").split() for suite in suites)
-
-
 def stanza(wish: dict[str, Any], keyring: str) -> str:
     """Return a source in deb822 form."""
     fields = {
@@ -100,14 +135,11 @@ def stanza(wish: dict[str, Any], keyring: str) -> str:
         "Architectures": " ".join(wish["architectures"]),
         "Signed-By": keyring,
     }
-    return _HEADER + "".join(f"{name}: {value}\n" for name, value in fields.items() if value)
+    return HEADER + "".join(f"{name}: {value}\n" for name, value in fields.items() if value)
 
 
 def preferences(pins: list[dict[str, Any]]) -> str:
     """Return pins as apt_preferences(5) has them."""
-    return _HEADER + "\n".join(
+    return HEADER + "\n".join(
         f"Package: {' '.join(pin['packages'])}\nPin: {pin['pin']}\nPin-Priority: {pin['priority']}\n" for pin in pins
     )
-
-
-_HEADER = "# Ansible managed: gpufleet.host.apt_source\n"

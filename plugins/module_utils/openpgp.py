@@ -6,7 +6,6 @@ Only what decides whether a key may sign a repository; no signature is verified 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Iterator
@@ -18,7 +17,9 @@ _CERTIFICATIONS = (0x10, 0x11, 0x12, 0x13, 0x1F)
 _REVOCATION = 0x20
 _CREATED, _KEY_LIFETIME, _ISSUER, _ISSUER_FINGERPRINT = 2, 9, 16, 33
 _WEAK_HASHES = {1: "MD5", 2: "SHA-1", 3: "RIPEMD-160"}
-_BLOCK = re.compile(rb"-----BEGIN PGP PUBLIC KEY BLOCK-----\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL)
+_BLOCK = re.compile(
+    rb"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t]*\r?\n(.*?)-----END PGP PUBLIC KEY BLOCK-----", re.DOTALL
+)
 
 
 class NoKey(Exception):  # noqa: N818 # it is what was found
@@ -33,15 +34,17 @@ class Key:
     created: int  # seconds since 1970
     expires: int | None = None  # seconds since 1970, None: never
     revoked: bool = False
-    # The newest certification of the key by itself: when, and by which hash.
+    # When the newest certification of the key by itself was made, and by which hashes it and the older ones.
     bound_at: int = -1
-    bound_by: int | None = None
+    bound_by: list[int] = field(default_factory=list)
     user_ids: list[str] = field(default_factory=list)
 
     @property
     def weak_hash(self) -> str | None:
-        """The name of the hash that binds it, where no modern verifier takes that."""
-        return _WEAK_HASHES.get(self.bound_by or 0)
+        """The name of the hash that binds it, where no modern verifier takes that and there is none better."""
+        if any(hash_ not in _WEAK_HASHES for hash_ in self.bound_by):
+            return None
+        return _WEAK_HASHES[self.bound_by[-1]] if self.bound_by else None
 
 
 def read_keys(data: bytes) -> list[Key]:
@@ -59,7 +62,7 @@ def read_keys(data: bytes) -> list[Key]:
                 keys[-1].user_ids.append(body.decode("utf-8", "replace"))
             elif keys and tag == _SIGNATURE:
                 _sign(keys[-1], body)
-    except (IndexError, binascii.Error) as error:
+    except (IndexError, ValueError) as error:  # ValueError: armor without its empty line, or no base64
         raise NoKey("it breaks off in the middle or is no OpenPGP data") from error
     if not keys:
         raise NoKey("it has no public key")
@@ -77,9 +80,9 @@ def _dearmored(data: bytes) -> bytes:
         return data
     whole = b""
     for block in blocks:
-        # Headers such as "Comment:" end with an empty line; the line that begins with "=" is a checksum.
-        lines = re.split(rb"\r?\n", block)
-        start = lines.index(b"") + 1 if any(b":" in line for line in lines[:1]) else 0
+        # Headers such as "Comment:" end with an empty line, which stands there without any too; "=" begins a checksum.
+        lines = [line.strip() for line in block.split(b"\n")]
+        start = lines.index(b"") + 1
         whole += base64.b64decode(b"".join(line for line in lines[start:] if not line.startswith(b"=")), validate=True)
     return whole
 
@@ -143,10 +146,13 @@ def _sign(key: Key, body: bytes) -> None:
     if kind == _REVOCATION:
         key.revoked = True
     made = int.from_bytes(facts.get(_CREATED, b"\0"), "big")
-    if kind in _CERTIFICATIONS and made >= key.bound_at:
+    if kind not in _CERTIFICATIONS:
+        return
+    key.bound_by.append(by)
+    if made >= key.bound_at:
         lifetime = int.from_bytes(facts.get(_KEY_LIFETIME, b""), "big")
         key.expires = key.created + lifetime if lifetime else None
-        key.bound_at, key.bound_by = made, by
+        key.bound_at = made
 
 
 def _part(body: bytes, at: int, width: int) -> tuple[bytes, int]:

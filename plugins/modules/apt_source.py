@@ -14,7 +14,8 @@ description:
   - Computes the OpenPGP fingerprint of every primary key itself and refuses any but O(fingerprints), one that has
     expired or is revoked, and, where apt verifies by C(sqv), one that is bound by SHA-1. Nothing has been changed then.
   - Every other source for the same address and suite is retired first, as apt reads no source at all where two of one
-    place disagree about C(Signed-By). What was there is kept, and V(absent) brings it back.
+    place disagree about C(Signed-By). Of a file that names other places too, these stay. What was there is kept below
+    C(/var/lib/gpufleet/backup/apt), and V(absent) brings it back; so is a file of somebody else under O(name).
   - A key that is right already is not fetched, so a converged host needs no network. Package lists are not updated.
   - Needs neither python3-debian nor gpg nor apt-key.
 options:
@@ -23,12 +24,14 @@ options:
     type: str
     required: true
   state:
-    description: V(absent) removes key, source and pins, and brings back what was retired and not changed since.
+    description:
+      - V(absent) removes key, source and pins, and brings back what was retired. A file that somebody has changed since
+        stays as it is; its backup then stays too, and is named in RV(kept).
     type: str
     choices: [present, absent]
     default: present
   uris:
-    description: Addresses of the repository. Without any, only the pins are written.
+    description: Addresses of the repository. Without any, only the pins are there, and source and key are not.
     type: list
     elements: str
     default: []
@@ -54,7 +57,9 @@ options:
     description: The signing key as armored text, in place of O(key_url).
     type: str
   fingerprints:
-    description: Fingerprints (hexadecimal, spaces allowed) of all primary keys that the key may hold.
+    description:
+      - Fingerprints (hexadecimal, spaces allowed) of all primary keys that the key may hold.
+      - When the owner changes the key, put the new fingerprint in the old one's place, and the key is fetched anew.
     type: list
     elements: str
     default: []
@@ -83,7 +88,9 @@ options:
     default: 30
 attributes:
   check_mode:
-    description: Tells every file that would change; a key that is not there is not fetched, and so not compared.
+    description:
+      - Tells every file that would change. A key that is missing is fetched and compared as in the real run, and where
+        it cannot be had, which an earlier step of that run may change, it is announced unseen.
     support: full
   diff_mode:
     description: Shows the files.
@@ -120,6 +127,12 @@ retired:
   type: list
   elements: str
   sample: [/etc/apt/sources.list.d/cuda-debian13-x86_64.list]
+kept:
+  description: Backups of what could not be brought back, because somebody has changed the file since.
+  returned: always
+  type: list
+  elements: str
+  sample: []
 """
 
 import re
@@ -127,7 +140,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import open_url
-from ansible_collections.gpufleet.host.plugins.module_utils.apt_source import AptSource, SourceError
+from ansible_collections.gpufleet.host.plugins.module_utils.apt_source import AptSource, NoAnswerError, SourceError
 from ansible_collections.gpufleet.host.plugins.module_utils.tree import Tree, TreeError, diff_of
 
 _KEY_BYTES = 1 << 20
@@ -191,7 +204,7 @@ def main() -> None:
         try:
             data: bytes = open_url(url, timeout=wish["timeout"]).read(_KEY_BYTES)
         except Exception as error:  # urllib's, ssl's and Ansible's own have no common base
-            raise SourceError(
+            raise NoAnswerError(
                 f"{wish['name']}: Found no key at key_url={url} ({error}); give an address that answers this host, or "
                 "trust its certificate's authority (gpufleet_ca_certificates)."
             ) from error
@@ -200,14 +213,21 @@ def main() -> None:
     source = AptSource(wish)
     tree = Tree([])
     try:
-        entries = source.absent() if wish["state"] == "absent" else source.present(None if module.check_mode else fetch)
+        entries = source.absent() if wish["state"] == "absent" else source.present(fetch, module.check_mode)
         tree = Tree(entries, module.check_mode)
         if not module.check_mode:
             tree.apply()
     except (SourceError, TreeError) as error:
         module.fail_json(str(error), changed=bool(tree.done))
     changes = [{"path": step.path, "change": change} for step in tree.steps for change in step.changes]
-    result: dict[str, Any] = {"changed": bool(changes), "changes": changes, "retired": source.retired}
+    result: dict[str, Any] = {
+        "changed": bool(changes),
+        "changes": changes,
+        "retired": source.retired,
+        "kept": source.kept,
+    }
+    for path in source.kept:
+        module.warn(f"{wish['name']}: {path} could not be brought back, as somebody has changed that file since.")
     if module._diff:
         result["diff"] = [piece for step in tree.steps if step.changes for piece in diff_of(step)]
     module.exit_json(**result)

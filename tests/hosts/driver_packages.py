@@ -6,7 +6,7 @@ The kernel packages are a real DKMS module of one file: it is built by the host'
 
 from __future__ import annotations
 
-from hosts.stand_in import File, Package
+from hosts.stand_in import File, Package, library_folder
 
 # Two branches that a host moves between, and two versions of the first.
 VERSIONS = ("580.159.03", "580.178.04", "595.91.07")
@@ -103,6 +103,17 @@ ExecStart=/usr/bin/nv-fabricmanager
 [Install]
 WantedBy=multi-user.target
 """
+_IMEX = """\
+[Unit]
+Description=NVIDIA IMEX service
+
+[Service]
+Type=exec
+ExecStart=/usr/bin/nvidia-imex
+
+[Install]
+WantedBy=multi-user.target
+"""
 _DAEMON = "#!/bin/sh\nexec sleep infinity\n"
 
 
@@ -118,7 +129,7 @@ def _kernel(version: str, flavour: str) -> Package:
     return Package(
         name,
         f"{version}-1",
-        "dkms, gcc, make, nvidia-kernel-support",
+        f"dkms, gcc, make, nvidia-kernel-support (= {version}-1)",
         files={
             f"usr/src/nvidia-{version}/nvidia.c": File(source),
             f"usr/src/nvidia-{version}/Makefile": File("obj-m := nvidia.o\n"),
@@ -134,7 +145,7 @@ def _kernel(version: str, flavour: str) -> Package:
 
 def _user_space(version: str) -> tuple[Package, ...]:
     full, same = f"{version}-1", f"(= {version}-1)"
-    library = "usr/lib/x86_64-linux-gnu"
+    library = f"usr/lib/{library_folder()}"
     return (
         Package("libcuda1", full, "libc6", files={f"{library}/libcuda.so.{version}": File("stand-in\n")}),
         Package("libnvidia-ml1", full, "libc6", files={f"{library}/libnvidia-ml.so.{version}": File("stand-in\n")}),
@@ -153,8 +164,12 @@ def _user_space(version: str) -> tuple[Package, ...]:
             files={"usr/bin/nvidia-smi": File(_SMI.format(version=version), 0o755)},
             conflicts="nvidia-smi",
         ),
-        Package("nvidia-open", full, f"nvidia-kernel-open-dkms {same}, nvidia-driver-cuda {same}"),
-        Package("cuda-drivers", full, f"nvidia-kernel-dkms {same}, nvidia-driver-cuda {same}"),
+        # The desktop's half; the two metas below are both halves.
+        Package("nvidia-driver", full, f"nvidia-kernel-support {same}"),
+        Package(
+            "nvidia-open", full, f"nvidia-kernel-open-dkms {same}, nvidia-driver {same}, nvidia-driver-cuda {same}"
+        ),
+        Package("cuda-drivers", full, f"nvidia-kernel-dkms {same}, nvidia-driver {same}, nvidia-driver-cuda {same}"),
         Package(
             "nvidia-persistenced",
             full,
@@ -173,14 +188,26 @@ def _user_space(version: str) -> tuple[Package, ...]:
                 "lib/systemd/system/nvidia-fabricmanager.service": File(_FABRIC),
             },
         ),
+        Package(
+            "nvidia-imex",
+            full,
+            "libc6",
+            files={
+                "usr/bin/nvidia-imex": File(_DAEMON, 0o755),
+                "lib/systemd/system/nvidia-imex.service": File(_IMEX),
+            },
+        ),
+        Package("libnvsdm", full, "libc6"),
     )
 
 
-def _pinning(branch: str) -> Package:
-    text = f"Package: *nvidia* cuda-drivers* libcuda*\nPin: version {branch}.*\nPin-Priority: 1000\n"
+def _pinning(name: str) -> Package:
+    """Return the package that pins a branch (580) or one version (580.159.03)."""
+    pin = f"{name}-*" if "." in name else f"{name}.*"
+    text = f"Package: *nvidia* cuda-drivers* libcuda*\nPin: version {pin}\nPin-Priority: 1000\n"
     return Package(
-        f"nvidia-driver-pinning-{branch}",
-        f"{branch}-1",
+        f"nvidia-driver-pinning-{name}",
+        f"{name}-1",
         architecture="all",
         files={"etc/apt/preferences.d/nvidia-driver-pinning": File(text)},
         provides="nvidia-driver-pinning",
@@ -189,10 +216,12 @@ def _pinning(branch: str) -> Package:
 
 
 def packages_of(versions: tuple[str, ...]) -> tuple[Package, ...]:
-    """Return the stand-ins of these driver versions."""
+    """Return the stand-ins of these driver versions, and of what has a version of its own."""
     driver = [
         package
         for version in versions
         for package in (*_user_space(version), _kernel(version, "open"), _kernel(version, "proprietary"))
     ]
-    return (*driver, *(_pinning(branch) for branch in sorted({version.split(".")[0] for version in versions})))
+    branches = {version.split(".")[0] for version in versions}
+    pinning = [_pinning(name) for name in sorted({*branches, *versions})]
+    return (*driver, *pinning, Package("nvlsm", "2025.10.11-1", "libc6"))

@@ -14,6 +14,11 @@ def debian_arch() -> str:
     return _DEBIAN_ARCH[platform.machine()]
 
 
+def library_folder() -> str:
+    """Return the name of the folder in which Debian has this machine's libraries."""
+    return f"{platform.machine()}-linux-gnu"
+
+
 @dataclass(frozen=True)
 class File:
     """A file that a package brings."""
