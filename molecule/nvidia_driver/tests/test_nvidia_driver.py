@@ -241,7 +241,7 @@ def test_a_kernel_that_came_later_gets_its_module(host: Any, again: Again) -> No
 BUSY = "process 4242 (python) of alice in container 0123456789ab"
 TEXT = "driver 580.159.03 is loaded, and 580.178.04 is on disk"
 DUE: dict[str, Any] = {"required": True, "reasons": [{"code": "loaded_differs", "text": TEXT}]}
-ALONE = {"system": {"container": False}}
+ALONE = {"system": {"container": False, "boot_id": "of another machine"}}
 REBOOTS: list[dict[str, Any]] = [
     {"facts": ALONE},
     {"facts": ALONE, "reboot": "if_needed", "blockers": [BUSY]},
@@ -274,11 +274,22 @@ def test_a_reboot_is_made_with_consent_alone(again: Again) -> None:
 
 
 def test_this_machine_is_never_rebooted(again: Again) -> None:
+    """Neither by a local connection nor by another one, which is what reaches this container."""
     step = {"step": "reboot.yml", "facts": ALONE, "plan": {"reboot": DUE}, "reboot": "if_needed", "force": True}
-    run = again("--check", playbook="trial.yml", trials=[step], ansible_connection="local")
+    itself = step | {"facts": {"system": {"container": False}}}
+    for wishes in ({"trials": [step], "ansible_connection": "local"}, {"trials": [itself]}):
+        run = again("--check", playbook="trial.yml", **wishes)
+        assert run.ok, run.sentence
+        assert run.changed == 0
+        assert "this host is the machine that ansible runs on" in said(run)
+
+
+def test_a_host_without_systemd_gets_the_rest(again: Again) -> None:
+    """Here its drop-ins would go, as the host that is made up has nothing that reads them."""
+    step = {"step": "present.yml", "facts": {"system": {"service_manager": "none"}}}
+    run = again("--check", playbook="trial.yml", trials=[step])
     assert run.ok, run.sentence
-    assert run.changed == 0
-    assert "this host is reached by a local connection" in said(run)
+    assert "services are left out, because this host has no systemd" in said(run)
 
 
 def script(host: Any, path: str, *lines: str) -> None:
