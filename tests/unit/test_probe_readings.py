@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from torch_probe import conduct, facts, kernel_log, nvml
+from torch_probe.plan import Wishes
 from torch_probe.report import Gpu, Nvlink, blank
 
 
@@ -122,6 +123,12 @@ def test_the_growth_of_error_counters_over_a_run() -> None:
     assert (health["ecc_unc_volatile"], health["ecc_unc_aggregate"]) == (1, 2)
 
 
+@pytest.mark.parametrize("sentinel", [0xFFFFFFFF, 2**64 - 1, 0x7FFFFFFF])
+def test_a_counter_with_all_bits_set_counts_nothing(sentinel: int) -> None:
+    counters = nvml.read_counters(fake(nvmlDeviceGetTotalEccErrors=sentinel, nvmlDeviceGetPcieReplayCounter=sentinel))
+    assert (counters["ecc_unc_volatile"], counters["pcie_replays"]) == (None, None)
+
+
 @pytest.mark.parametrize(("code", "valid"), [(None, True), (14, False), (3, None), (4, None)])
 def test_inforom(code: int | None, valid: bool | None) -> None:
     gauge = fake(nvmlDeviceValidateInforom=-code if code else 1)
@@ -163,6 +170,20 @@ def test_links_that_should_be_up(up: list[int], fabric: str | None, expected: li
     gpus = [gpu_with_links(count, fabric) for count in up]
     conduct.expect_links(gpus)
     assert [gpu["nvlink"]["links_expected"] for gpu in gpus if gpu["nvlink"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("paths", "verified"), [((True, True), True), ((False, True), False), ((True, False), False), ((None, True), True)]
+)
+def test_one_path_that_corrupts_stays_wrong(paths: tuple[bool | None, ...], verified: bool) -> None:
+    gpu: Gpu = blank(Gpu)
+    gpu["uuid"] = "GPU-a"
+    workers: Any = SimpleNamespace()
+    conductor = conduct.Conductor([gpu], workers, Wishes(), facts.Roots(), lambda text: None)
+    for path in paths:
+        conductor._take(gpu, {"bandwidth": {"copies_verified": path}})
+    assert gpu["bandwidth"] is not None
+    assert gpu["bandwidth"]["copies_verified"] is verified
 
 
 # ------------------------------------------------------------------------------------------------ under load

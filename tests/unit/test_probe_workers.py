@@ -24,7 +24,9 @@ def handlers(line):
     def meet(command):
         time.sleep(command.get("prepare", 0))
         line.ready()
-        return {"at": time.monotonic()}
+        at = time.monotonic()
+        time.sleep(command.get("work", 0))
+        return {"at": at}
     def hang(command):
         time.sleep(60)
     def crash(command):
@@ -102,8 +104,9 @@ def test_a_step_begins_together(pool: Pool) -> None:
     """The common start comes after the slowest preparation, and once: the next step waits for its own."""
     for key in "abc":
         pool.start(key, None)
-    for _ in range(3):
-        commands = {key: {"do": "meet", "prepare": 0.3 * place} for place, key in enumerate("abc")}
+    for order in ("abc", "cba", "bca"):
+        # The first to finish is heard while the others still work; that must not start them into the next step.
+        commands = {key: {"do": "meet", "prepare": 0.3 * n, "work": 0.2 * n} for n, key in enumerate(order)}
         begin = time.monotonic()
         answers = pool.run(commands, 30)
         begun = [answers[key].data["at"] for key in "abc"]
