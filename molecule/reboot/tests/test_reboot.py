@@ -1,4 +1,4 @@
-"""What only a host with a kernel of its own shows: the module is loaded, and the host starts again once, when it may."""
+"""What only a host with a kernel of its own shows: the module is loaded, and the host starts again once if it may."""
 
 from __future__ import annotations
 
