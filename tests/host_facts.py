@@ -88,6 +88,13 @@ def host(
         "gpu_processes": [],
         "engines": {"docker": None, "podman": None, "containerd": None},
         "toolkit": None,
+        "containers": {
+            "packages": {},
+            "snap": False,
+            "docker": {"data_root": "/var/lib/docker", "data_used": False, "swarm": False, "cdi": None, "flags": []},
+            "toolkit": {"mode": None, "no_cgroups": None},
+            "cdi_specs": [],
+        },
         "uv": {"path": "/usr/local/bin/uv", "version": None, "sha256": None},
         "venv": {"path": "/opt/uv/venv", "python": None, "torch": None, "writable_by_others": False},
         "paths": {path: place() for path in PATHS},

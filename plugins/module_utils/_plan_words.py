@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_WIDTH = 11
+_WIDTH = 11  # "containers" is the longest word
 
 
 def describe(facts: dict[str, Any], plan: dict[str, Any]) -> list[str]:
@@ -14,6 +14,7 @@ def describe(facts: dict[str, Any], plan: dict[str, Any]) -> list[str]:
         *[("GPU", line) for line in _gpus(facts)],
         ("driver", _driver(facts)),
         *[("driver", line) for line in _planned_driver(plan["driver"])],
+        *[("containers", line) for line in _containers(plan)],
         ("torch", _torch(plan["torch"])),
         ("threads", _threads(plan["resources"])),
         *[("download", f"{item['what']}: {size(item['bytes'])}") for item in plan["downloads"]],
@@ -74,6 +75,22 @@ def _planned_driver(driver: dict[str, Any]) -> list[str]:
     elif driver["action"] in ("keep", "skip"):
         lines.append(f"{'kept' if driver['action'] == 'keep' else 'left alone'}: {driver['reason']}")
     return [*lines, *driver["differs"]]
+
+
+def _containers(plan: dict[str, Any]) -> list[str]:
+    """Return one line where there is an engine or will be one."""
+    engine, toolkit = plan["engine"], plan["toolkit"]
+    if not engine["version"] and plan["unwished_roles"]:
+        return []
+    extras = ", ".join(f"{name} {engine[name] or 'none'}" for name in ("compose", "buildx"))
+    docker = f"Docker {engine['version']} ({extras})" if engine["version"] else f"Docker from {engine['source']}"
+    gpus = {
+        "cdi": "GPUs by CDI",
+        "runtime": "GPUs by CDI, through the runtime nvidia",
+        "legacy": "GPUs by the legacy way",
+    }
+    way = f", {gpus[toolkit['way']]}" if toolkit["action"] == "install" and not plan["unwished_roles"] else ""
+    return [docker + way]
 
 
 def _torch(torch: dict[str, Any]) -> str:

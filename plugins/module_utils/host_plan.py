@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ansible_collections.gpufleet.host.plugins.module_utils import engine_plan
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
@@ -86,13 +87,33 @@ WISHES: dict[str, tuple[str, Any]] = {
     "cache_secrets": ("ml_cache_secrets", []),
     "cache_uv_mode": ("ml_cache_uv_mode", "per_user"),
     "cache_uv_trust_group": ("ml_cache_uv_trust_group", False),
+    "docker_engine_state": ("docker_engine_state", "present"),
+    "container_toolkit_state": ("container_toolkit_state", "present"),
+    "containers": ("gpufleet_containers", False),
+    "engine_source": ("docker_engine_source", "auto"),
+    "engine_settings": ("docker_engine_settings", {}),
+    "engine_defaults": ("docker_engine_defaults", True),
+    "engine_data_root": ("docker_engine_data_root", ""),
+    "engine_registry_mirrors": ("docker_engine_registry_mirrors", []),
+    "engine_force": ("docker_engine_force", False),
+    "engine_repository_url": ("docker_engine_repository_url", ""),
+    "engine_repository_key_url": ("docker_engine_repository_key_url", ""),
+    "engine_repository_fingerprints": ("docker_engine_repository_fingerprints", []),
+    "toolkit_version": ("container_toolkit_version", "1.20.1-1"),
+    "toolkit_mode": ("container_toolkit_mode", "auto"),
+    "toolkit_without_gpu": ("container_toolkit_without_gpu", False),
+    "toolkit_repository_url": ("container_toolkit_repository_url", ""),
+    "toolkit_repository_key_url": ("container_toolkit_repository_key_url", ""),
+    "toolkit_repository_fingerprints": ("container_toolkit_repository_fingerprints", []),
     "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
     "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
 }
 # The variable that a remedy names where several roles follow one; moving a single role would leave the others behind.
 _FOLLOWED = {"venv_path": "gpufleet_venv_path", "cache_root": "gpufleet_cache_root"}
 # The roles that a refusal can be about, beside all of them.
-_ROLES = ("nvidia_driver", "uv_python", "env_profile", "ml_cache")
+_ROLES = ("nvidia_driver", "docker_engine", "container_toolkit", "uv_python", "env_profile", "ml_cache")
+# Roles of those who wish for containers (gpufleet_containers).
+_CONTAINER_ROLES = ("docker_engine", "container_toolkit")
 # Wishes that only this role reads although their name is the collection's. Others belong to the role they begin with.
 _ML_CACHE = ("users", "group")
 # The key of ``refusals_of`` for what stops every role.
@@ -113,6 +134,9 @@ class _Draft:
         self.refusals_of: dict[str, list[str]] = {role: [] for role in (HOST, *_ROLES)}
         self.warnings: list[str] = []
         self.driver: Plan = {}
+        self.engine: Plan = {}
+        self.toolkit: Plan = {}
+        self.container_changes: list[str] = []
 
     def wished(self, name: str) -> str:
         """Return a wish as the user would write it, but for a password in an address."""
@@ -121,7 +145,13 @@ class _Draft:
     @property
     def refusals(self) -> list[str]:
         """Every sentence once, also where it stops two roles."""
-        return list(dict.fromkeys(sentence for some in self.refusals_of.values() for sentence in some))
+        spoken = [some for role, some in self.refusals_of.items() if role not in self.unwished_roles]
+        return list(dict.fromkeys(sentence for some in spoken for sentence in some))
+
+    @property
+    def unwished_roles(self) -> list[str]:
+        """The roles that a run of all roles leaves out, as nobody wishes for containers; alone they work."""
+        return [] if self.wishes["containers"] else list(_CONTAINER_ROLES)
 
     def refuse(self, found: str, wish: str, remedy: str) -> None:
         """Refuse for the role that the wish belongs to."""
@@ -174,6 +204,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_paths(draft)
     _check_cache(draft)
     _plan_driver(draft)
+    _plan_containers(draft)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
     ready = _ready(draft, torch)
@@ -185,10 +216,13 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     plan = {
         "refusals": draft.refusals,
         "refusals_of": draft.refusals_of,
+        "unwished_roles": draft.unwished_roles,
         "warnings": draft.warnings,
         "skipped": _skipped(draft),
         "gpu": _gpu(draft),
         "driver": draft.driver,
+        "engine": draft.engine,
+        "toolkit": draft.toolkit,
         "torch": torch,
         "resources": resources,
         "ready": ready,
@@ -198,7 +232,11 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         "overrides": draft.wishes["overrides"],
         "disk": disk,
         "downloads": [{"what": need["what"], "bytes": need["download"]} for need in needs if need["download"]],
-        "changes": [*draft.driver["changes"], *(need["change"] for need in needs if need["change"])],
+        "changes": [
+            *draft.driver["changes"],
+            *draft.container_changes,
+            *(need["change"] for need in needs if need["change"]),
+        ],
     }
     return {**plan, "summary": describe(facts, plan)}
 
@@ -383,6 +421,20 @@ def _plan_driver(draft: _Draft) -> None:
     draft.driver = plan_driver(case)
     if not draft.absent("nvidia_driver"):
         draft.warnings += case.warnings
+
+
+def _plan_containers(draft: _Draft) -> None:
+    """Plan engine and toolkit; warnings and changes are told only where somebody wishes for containers."""
+    variables = {name: variable for name, (variable, _default) in WISHES.items()}
+    cases = {role: engine_plan.Case(draft.facts, draft.wishes, variables) for role in _CONTAINER_ROLES}
+    draft.engine = engine_plan.plan_engine(cases["docker_engine"])
+    comes = bool(draft.wishes["containers"]) and not draft.absent("docker_engine")
+    draft.toolkit = engine_plan.plan_toolkit(cases["container_toolkit"], draft.engine, len(draft.gpus), comes)
+    for role, case in cases.items():
+        draft.refuse_for(role, *case.refusals)
+        if draft.wishes["containers"] and not draft.absent(role):
+            draft.warnings += case.warnings
+            draft.container_changes += case.changes
 
 
 def _driver_needs(draft: _Draft) -> list[dict[str, Any]]:

@@ -107,6 +107,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.gpufleet.host.plugins.module_utils._look_containers import look_at_containers
 from ansible_collections.gpufleet.host.plugins.module_utils._look_driver import look_at_installation, look_at_mok
 from ansible_collections.gpufleet.host.plugins.module_utils._look_gpu import (
     look_at_driver,
@@ -165,6 +166,7 @@ def look(
         "gpu_processes": look_at_processes(root),
         "engines": engines,
         "toolkit": toolkit,
+        "containers": look_at_containers(root, packages),
         "uv": look_at_uv(root, uv_path),
         "venv": look_at_venv(root, venv_path),
         "paths": {path: look_at_path(root, path) for path in paths},

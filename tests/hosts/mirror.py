@@ -26,7 +26,10 @@ NAMES = (
     "releases.astral.sh",
 )
 _START_SECONDS = 15
-_SOURCES = ("archives.py", "driver_packages.py", "mirror.py", "packages.py", "pki.py", "server.py", "stand_in.py")
+_SOURCES = (
+    *("archives.py", "driver_packages.py", "mirror.py", "packages.py", "pki.py", "server.py", "stand_in.py"),
+    "toolkit_packages.py",
+)
 _CHECK = f"""
 import ssl, urllib.request as u
 c = ssl.create_default_context(cafile="/srv/mirror/tls/trusted/ca.crt")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hosts import driver_packages as driver
+from hosts import toolkit_packages as toolkit
 from hosts.common import HostsError, need, run
 from hosts.stand_in import File, Package, debian_arch
 
@@ -38,55 +39,6 @@ class Repository:
     packages: tuple[Package, ...]
     armored_keys: tuple[str, ...] = ()
     binary_keys: tuple[str, ...] = ()
-
-
-def _script(*lines: str) -> File:
-    return File("\n".join(["#!/bin/sh", *lines, ""]), 0o755)
-
-
-def _toolkit(version: str) -> tuple[Package, ...]:
-    plain = version.partition("-")[0]
-    no_gpu = "failed to initialize NVML: ERROR_LIBRARY_NOT_FOUND"
-    ctk = _script(
-        'case "$*" in',
-        f"  --version) echo 'NVIDIA Container Toolkit CLI version {plain}'; echo 'commit: 0000000' ;;",
-        "  'cdi list') echo 'level=info msg=\"Found 0 CDI devices\"' >&2 ;;",
-        f"  'cdi generate'*) echo 'level=error msg=\"failed to generate CDI spec: {no_gpu}\"' >&2; exit 1 ;;",
-        "  *) echo 'stand-in nvidia-ctk: no answer for these arguments' >&2; exit 64 ;;",
-        "esac",
-    )
-    runtime = _script(f"echo 'NVIDIA Container Runtime version {plain}'")
-    return (
-        Package("libnvidia-container1", version, "libc6"),
-        Package("libnvidia-container-tools", version, f"libnvidia-container1 (= {version})"),
-        Package(
-            "nvidia-container-toolkit-base",
-            version,
-            "libc6",
-            files={
-                "usr/bin/nvidia-ctk": ctk,
-                "usr/bin/nvidia-cdi-hook": runtime,
-                "usr/bin/nvidia-container-runtime": runtime,
-                "lib/systemd/system/nvidia-cdi-refresh.service": File(
-                    "[Unit]\nDescription=Refresh NVIDIA CDI specification file\n"
-                    "ConditionPathExists=/usr/bin/nvidia-smi\n"
-                    "\n[Service]\nType=oneshot\nEnvironmentFile=-/etc/nvidia-container-toolkit/nvidia-cdi-refresh.env\n"
-                    "ExecStart=/usr/bin/nvidia-ctk cdi generate\n\n[Install]\nWantedBy=multi-user.target\n"
-                ),
-                "lib/systemd/system/nvidia-cdi-refresh.path": File(
-                    "[Unit]\nDescription=Trigger CDI refresh on NVIDIA driver install / uninstall events\n"
-                    "\n[Path]\nPathChanged=/lib/modules/%v/modules.dep\nPathChanged=/usr/bin/nvidia-ctk\n"
-                    "\n[Install]\nWantedBy=multi-user.target\n"
-                ),
-            },
-        ),
-        Package(
-            "nvidia-container-toolkit",
-            version,
-            f"nvidia-container-toolkit-base (= {version}), libnvidia-container-tools (= {version})",
-            files={"usr/bin/nvidia-container-runtime-hook": runtime},
-        ),
-    )
 
 
 def _cuda(distro: str, key: str) -> Repository:
@@ -133,7 +85,7 @@ REPOSITORIES: tuple[Repository, ...] = (
         origin="NVIDIA",
         label="NVIDIA Container Toolkit",
         # Two versions, so that pins and upgrades have something to choose from.
-        packages=(*_toolkit("1.20.0-1"), *_toolkit("1.20.1-1")),
+        packages=(*toolkit.packages_of("1.20.0-1"), *toolkit.packages_of("1.20.1-1")),
         armored_keys=("libnvidia-container/gpgkey",),
     ),
 )

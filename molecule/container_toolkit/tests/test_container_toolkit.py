@@ -1,0 +1,138 @@
+"""A container gets the stand-in of a GPU, by what the toolkit and the engine do with a hand-made specification."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+# Every test asks for `host`: pytest would run the others after those that do, and so after test_absent.
+Again = Callable[..., Any]
+PACKAGES = [
+    "libnvidia-container1",
+    "libnvidia-container-tools",
+    "nvidia-container-toolkit-base",
+    "nvidia-container-toolkit",
+]
+CONFIG = "/etc/nvidia-container-runtime/config.toml"
+THEIRS = {"features": {"buildkit": True}, "labels": ["rack=7"]}
+
+
+def old_engine(host: Any) -> bool:
+    """Debian 12's engine reads no specifications."""
+    return bool(host.system_info.release.startswith("12"))
+
+
+def settings(host: Any) -> dict[str, Any]:
+    now: dict[str, Any] = json.loads(host.file("/etc/docker/daemon.json").content_string)
+    return now
+
+
+def mode(host: Any) -> list[str]:
+    return str(host.run(f"grep -E '^ *#? *mode *=' {CONFIG}").stdout).split("\n")[:-1]
+
+
+def test_a_container_gets_its_gpu_and_keeps_it(host: Any, again: Again) -> None:
+    """The role's own proof; it goes red when the specification is taken away."""
+    proof = again(playbook="proof.yml")
+    assert proof.ok, proof.sentence
+    assert host.run("mv /run/cdi/nvidia.yaml /run/cdi/away").rc == 0
+    assert "without its GPUs (/dev/nvidia0)" in again(playbook="proof.yml").sentence
+    assert host.run("mv /run/cdi/away /run/cdi/nvidia.yaml").rc == 0
+    assert host.run("docker ps --all --quiet; docker images --quiet").stdout == "", "nothing is left"
+
+
+def test_proof_sees_a_device_that_is_lost_when_systemd_reloads(host: Any, again: Again) -> None:
+    """A systemctl of the test's own takes it away, as systemd's device controller does in the legacy way."""
+    thief = "/usr/local/bin/systemctl"
+    steal = "docker exec $(docker ps --quiet) /usr/bin/python3 -c 'import os; os.unlink(\"/dev/nvidia0\")'"
+    assert host.run(f"cat > {thief} <<'EOF'\n#!/bin/sh\n{steal}\nEOF\nchmod 755 {thief}").rc == 0
+    try:
+        assert "after systemctl daemon-reload: /dev/nvidia0" in again(playbook="proof.yml").sentence
+    finally:
+        host.run(f"rm {thief}")
+
+
+def test_the_four_packages_have_one_version_that_stays(host: Any) -> None:
+    versions = host.run(f"dpkg-query -W -f '${{Version}}\\n' {' '.join(PACKAGES)}").stdout.split()
+    assert versions == ["1.20.1-1"] * 4
+    policy = host.run("apt-cache policy nvidia-container-toolkit").stdout
+    assert "1.20.1-1 1001" in policy
+
+
+def test_only_our_keys_of_the_settings_changed(host: Any) -> None:
+    now = settings(host)
+    if old_engine(host):
+        assert now == {**THEIRS, "runtimes": {"nvidia": {"path": "nvidia-container-runtime", "args": []}}}
+        assert mode(host) == ['mode = "cdi"']
+    else:
+        assert now == {**THEIRS, "features": {"buildkit": True, "cdi": True}}
+        assert mode(host) == ['mode = "auto"']
+    assert 'default-kind = "nvidia.com/gpu"' in host.file(CONFIG).content_string
+
+
+def test_specification_is_refreshed_before_the_devices_are_held(host: Any) -> None:
+    for unit in ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service"):
+        assert host.run(f"systemctl is-enabled {unit}").stdout == "enabled\n"
+    told = host.run("systemctl show --property Before,ActiveState nvidia-cdi-refresh.service").stdout
+    assert "nvidia-persistenced.service" in told
+    assert "ActiveState=failed" not in told
+
+
+def test_old_specification_is_moved_away_with_a_copy(host: Any) -> None:
+    assert host.run("ls /etc/cdi").stdout == ""
+    assert len(host.run("ls /var/lib/gpufleet/backup/cdi").stdout.split()) == 1
+
+
+def test_what_a_tutorial_left_is_told(host: Any, again: Again) -> None:
+    ran = again(gpufleet_containers=True)
+    assert ran.ok, ran.sentence
+    assert ran.changed == 0
+    assert host.run(f"grep '^no-cgroups = true' {CONFIG}").rc == 0, "it is not ours to change"
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        ("1.19.0-1", "older than 1.19.1 and so open to CVE-2026-24260"),
+        ("newest", "Found no version of the container toolkit"),
+    ],
+)
+def test_a_version_that_must_not_be_is_refused_by_its_variable(
+    host: Any, again: Again, version: str, said: str
+) -> None:
+    sentence = again(container_toolkit_version=version).sentence
+    assert said in sentence
+    assert f"container_toolkit_version={version}" in sentence
+
+
+def test_wrong_key_is_refused(host: Any, again: Again) -> None:
+    wrong = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"  # NVIDIA's, and the mirror has its own
+    assert wrong in again(container_toolkit_repository_fingerprints=[wrong]).sentence
+
+
+def test_a_host_without_a_gpu_gets_one_line_and_nothing_else(host: Any, again: Again) -> None:
+    ran = again(without_gpu=False)
+    assert ran.ok, ran.sentence
+    assert ran.changed == 0
+    assert "No NVIDIA GPU was found, so there is no container toolkit" in json.dumps(ran.result)
+
+
+def test_absent(host: Any, again: Again) -> None:
+    """Last: everybody else's settings stay as they were."""
+    ran = again("--check", container_toolkit_state="absent")
+    assert ran.ok, ran.sentence
+    assert ran.changed > 0
+    ran = again(container_toolkit_state="absent")
+    assert ran.ok, ran.sentence
+    assert settings(host) == THEIRS
+    assert mode(host) == ['mode = "auto"']
+    assert "nvidia-container" not in host.run("dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii").stdout
+    left = host.run(
+        "find /etc/apt /etc/systemd/system /var/lib/gpufleet/installed /var/lib/gpufleet/owned"
+        " -name '*nvidia*' -o -name '*toolkit*'"
+    )
+    assert left.stdout == ""
+    assert again(container_toolkit_state="absent").changed == 0
