@@ -94,6 +94,8 @@ def host(
             "docker": {"data_root": "/var/lib/docker", "data_used": False, "swarm": False, "cdi": None, "flags": []},
             "toolkit": {"mode": None, "no_cgroups": None},
             "cdi_specs": [],
+            "images": None,
+            "built": {},
         },
         "uv": {"path": "/usr/local/bin/uv", "version": None, "sha256": None},
         "venv": {"path": "/opt/uv/venv", "python": None, "torch": None, "writable_by_others": False},

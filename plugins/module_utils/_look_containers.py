@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
+import socket
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._look_packages import Package
@@ -20,6 +22,11 @@ _KEYS.update({"l": "log-level", "D": "debug", "g": "data-root", "graph": "data-r
 _KEYS.update({"default-ulimit": "default-ulimits", "exec-opt": "exec-opts", "insecure-registry": "insecure-registries"})
 
 
+_SOCKET = "/run/docker.sock"
+_BUILD_LABEL = "host.gpufleet.build-hash"
+_BUILT = "/var/lib/gpufleet/dev_container"
+
+
 def look_at_containers(root: Root, packages: list[Package]) -> dict[str, Any]:
     """Return the ``containers`` fact."""
     return {
@@ -31,6 +38,8 @@ def look_at_containers(root: Root, packages: list[Package]) -> dict[str, Any]:
         "snap": root.exists("/snap/bin/docker"),
         "docker": _docker(root),
         "toolkit": _toolkit(root),
+        "images": _images(root),
+        "built": _built(root),
         "cdi_specs": [
             f"{place}/{name}"
             for place in ("/etc/cdi", "/run/cdi")
@@ -84,3 +93,58 @@ def _toolkit(root: Root) -> dict[str, Any]:
         if pair and (section, pair.group(1)) == ("nvidia-container-cli", "no-cgroups"):
             no_cgroups = pair.group(2) == "true"
     return {"mode": mode, "no_cgroups": no_cgroups}
+
+
+class _DockerConnection(http.client.HTTPConnection):
+    """HTTP over the engine's socket."""
+
+    def __init__(self) -> None:
+        super().__init__("localhost", timeout=5)
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(_SOCKET)
+
+
+def _images(root: Root) -> list[dict[str, Any]] | None:
+    """Return the dev containers' images by the engine's own word; None where no engine answers."""
+    if not root.is_live or not root.exists(_SOCKET):
+        return None
+    connection = _DockerConnection()
+    try:
+        connection.request("GET", "/images/json?filters=%7B%22label%22%3A%5B%22" + _BUILD_LABEL + "%22%5D%7D")
+        answer = connection.getresponse()
+        return images_of(answer.read()) if answer.status == 200 else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+
+
+def images_of(answer: bytes) -> list[dict[str, Any]]:
+    """Return what the engine's list of images says of those that carry the label.
+
+    Raises:
+        ValueError: the answer is not what the engine gives.
+    """
+    images = json.loads(answer)
+    if not isinstance(images, list):
+        raise ValueError("no list")
+    return [
+        {"id": image["Id"], "tags": sorted(image.get("RepoTags") or []), "hash": image["Labels"][_BUILD_LABEL]}
+        for image in images
+        if _BUILD_LABEL in (image.get("Labels") or {})
+    ]
+
+
+def _built(root: Root) -> dict[str, Any]:
+    """Return what was noted of the last build of each project: image, seconds, bytes."""
+    found = {}
+    for name in root.names(_BUILT):
+        try:
+            noted = json.loads(root.text(f"{_BUILT}/{name}") or "")
+            found[name.rpartition(".")[0]] = {key: noted[key] for key in ("image", "seconds", "size_bytes", "time")}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found

@@ -49,7 +49,7 @@ _EXTRAS: dict[str, tuple[str, ...]] = {
     "compose": ("docker-compose-plugin", "docker-compose-v2", "moby-compose", "docker-compose"),
 }
 # Compose files of the second generation, `up --wait` and optional services; 1.29 is another program.
-COMPOSE_FLOOR = "2.20"
+COMPOSE_FLOOR = "2.24"  # env_file with `required`
 # `dockerd --validate`, and the oldest engine that reads CDI specifications, asked to and by itself.
 _VALIDATES, _CDI, _CDI_BY_ITSELF = "23.0", "25.0", "28.2"
 # Changing one of these is a signal to the daemon; it starts again for any other. `features` is read at the start only.

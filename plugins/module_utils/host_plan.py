@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ansible_collections.gpufleet.host.plugins.module_utils import engine_plan
+from ansible_collections.gpufleet.host.plugins.module_utils import dev_plan, engine_plan
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
 from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
@@ -105,15 +105,34 @@ WISHES: dict[str, tuple[str, Any]] = {
     "toolkit_repository_url": ("container_toolkit_repository_url", ""),
     "toolkit_repository_key_url": ("container_toolkit_repository_key_url", ""),
     "toolkit_repository_fingerprints": ("container_toolkit_repository_fingerprints", []),
+    "dev_container_state": ("dev_container_state", "present"),
+    "dev_user": ("dev_container_user", ""),
+    "dev_workspace": ("dev_container_workspace", "/workspaces/torch_starter"),
+    "dev_base_image": ("dev_container_base_image", ""),
+    "dev_groups": ("dev_container_groups", ["dev"]),
+    "dev_build": ("dev_container_build", True),
+    "dev_memory": ("dev_container_memory", "auto"),
+    "dev_cpus": ("dev_container_cpus", "auto"),
+    "dev_shm_size": ("dev_container_shm_size", "auto"),
+    "dev_allow_unconfined": ("dev_container_allow_unconfined", False),
+    "dev_allow_sys_admin": ("dev_container_allow_sys_admin", False),
     "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
     "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
 }
 # The variable that a remedy names where several roles follow one; moving a single role would leave the others behind.
 _FOLLOWED = {"venv_path": "gpufleet_venv_path", "cache_root": "gpufleet_cache_root"}
 # The roles that a refusal can be about, beside all of them.
-_ROLES = ("nvidia_driver", "docker_engine", "container_toolkit", "uv_python", "env_profile", "ml_cache")
+_ROLES = (
+    "nvidia_driver",
+    "docker_engine",
+    "container_toolkit",
+    "uv_python",
+    "env_profile",
+    "ml_cache",
+    "dev_container",
+)
 # Roles of those who wish for containers (gpufleet_containers).
-_CONTAINER_ROLES = ("docker_engine", "container_toolkit")
+_CONTAINER_ROLES = ("docker_engine", "container_toolkit", "dev_container")
 # Wishes that only this role reads although their name is the collection's. Others belong to the role they begin with.
 _ML_CACHE = ("users", "group")
 # The key of ``refusals_of`` for what stops every role.
@@ -136,6 +155,7 @@ class _Draft:
         self.driver: Plan = {}
         self.engine: Plan = {}
         self.toolkit: Plan = {}
+        self.dev: Plan = {}
         self.container_changes: list[str] = []
 
     def wished(self, name: str) -> str:
@@ -204,14 +224,14 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_paths(draft)
     _check_cache(draft)
     _plan_driver(draft)
-    _plan_containers(draft)
+    resources = _resources(draft)
+    _plan_containers(draft, resources)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
     ready = _ready(draft, torch)
     needs = [*_driver_needs(draft), *([] if draft.absent("uv_python") else _needs(draft, torch, ready))]
     disk = _disk(draft, needs, ready)
     _warn(draft)
-    resources = _resources(draft)
     _check_environment(draft, resources)
     plan = {
         "refusals": draft.refusals,
@@ -223,6 +243,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         "driver": draft.driver,
         "engine": draft.engine,
         "toolkit": draft.toolkit,
+        "dev_container": draft.dev,
         "torch": torch,
         "resources": resources,
         "ready": ready,
@@ -423,13 +444,14 @@ def _plan_driver(draft: _Draft) -> None:
         draft.warnings += case.warnings
 
 
-def _plan_containers(draft: _Draft) -> None:
-    """Plan engine and toolkit; warnings and changes are told only where somebody wishes for containers."""
+def _plan_containers(draft: _Draft, resources: Facts) -> None:
+    """Plan what containers need; warnings and changes are told only where somebody wishes for containers."""
     variables = {name: variable for name, (variable, _default) in WISHES.items()}
     cases = {role: engine_plan.Case(draft.facts, draft.wishes, variables) for role in _CONTAINER_ROLES}
     draft.engine = engine_plan.plan_engine(cases["docker_engine"])
     comes = bool(draft.wishes["containers"]) and not draft.absent("docker_engine")
     draft.toolkit = engine_plan.plan_toolkit(cases["container_toolkit"], draft.engine, len(draft.gpus), comes)
+    draft.dev = dev_plan.plan_dev(cases["dev_container"], draft.engine, draft.toolkit, comes, resources)
     for role, case in cases.items():
         draft.refuse_for(role, *case.refusals)
         if draft.wishes["containers"] and not draft.absent(role):

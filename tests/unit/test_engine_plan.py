@@ -130,7 +130,7 @@ def test_engine_that_cannot_be_is_refused(facts: dict[str, Any], wishes: dict[st
     assert any(said in text for text in made["refusals"])
     unwished = make_plan(facts, wishes)
     assert not any(said in text for text in unwished["refusals"]), "nobody asked for containers"
-    assert unwished["unwished_roles"] == ["docker_engine", "container_toolkit"]
+    assert unwished["unwished_roles"] == ["docker_engine", "container_toolkit", "dev_container"]
     assert plan(facts, docker_engine_state="absent", **wishes)["refusals_of"]["docker_engine"] == []
 
 
@@ -343,6 +343,8 @@ def test_facts(tmp_path: Path) -> None:
         },
         "toolkit": {"mode": "cdi", "no_cgroups": True},
         "cdi_specs": ["/etc/cdi/nvidia.yaml", "/run/cdi/nvidia.yaml"],
+        "images": None,
+        "built": {},
     }
 
 
