@@ -98,7 +98,7 @@ def host(
             "built": {},
         },
         "uv": {"path": "/usr/local/bin/uv", "version": None, "sha256": None},
-        "venv": {"path": "/opt/uv/venv", "python": None, "torch": None, "writable_by_others": False},
+        "venv": {"path": "/opt/uv/venv", "python": None, "base": None, "torch": None, "writable_by_others": False},
         "paths": {path: place() for path in PATHS},
         "users": {"alice": {"uid": 1000}, "bob": {"uid": 1001}},
         "groups": {"ml": None},

@@ -204,9 +204,19 @@ def look_at_venv(root: Root, path: str) -> dict[str, Any]:
     return {
         "path": path,
         "python": version,
+        "base": _base(root, settings.get("home")) if version else None,
         "torch": torch,
         "writable_by_others": any(_writable_by_others(root, place) for place in places),
     }
+
+
+def _base(root: Root, home: str | None) -> str | None:
+    """Return where the environment's Python itself lies; uv links a minor version to its newest patch."""
+    if not home:
+        return None
+    prefix = Path(home).parent
+    target = root.link(str(prefix))
+    return os.path.normpath(prefix.parent / target) if target else str(prefix)
 
 
 def _starts(root: Root, path: str) -> bool:

@@ -483,6 +483,7 @@ def test_uv_and_environment(tree: Tree) -> None:
         "path": "/opt/uv/venv",
         "python": "3.12.16",
         "torch": "2.14.1",
+        "base": "/opt/uv/python",
         "writable_by_others": False,
     }
     (tree.path / "opt/uv/venv/lib/python3.12/site-packages").chmod(0o777)

@@ -1,0 +1,249 @@
+"""What two people have of their workspaces, asked as they would ask: on the host, and in their containers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Again = Callable[..., Any]
+PLACES = {"alice": "/workspaces/torch_starter", "bob": "/home/bob/torch_starter"}
+BUDGET_S = 30  # the guide's
+
+
+def old_engine(host: Any) -> bool:
+    """Debian 12's engine has no Compose, and reads no specifications."""
+    return bool(host.system_info.release.startswith("12"))
+
+
+def as_user(host: Any, user: str, command: str) -> Any:
+    return host.run("su - %s -c %s", user, f"cd {PLACES[user]} && {command}")
+
+
+def compose(host: Any, user: str, words: str) -> Any:
+    return as_user(host, user, f"docker compose {words}")
+
+
+def inside(host: Any, user: str, command: str, service: str = "dev") -> Any:
+    return host.run("su - %s -c %s", user, f"cd {PLACES[user]} && docker compose exec -T {service} {command}")
+
+
+def workspace(host: Any, user: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(host.file(f"{PLACES[user]}/.devcontainer/workspace.json").content_string)
+    return told
+
+
+@pytest.fixture(scope="module")
+def running(host: Any) -> dict[str, float]:
+    """Both people's containers, healthy, and the seconds that took."""
+    if old_engine(host):
+        pytest.skip("Debian 12's Docker has no Compose; its image is tested without")
+    seconds = {}
+    for user in PLACES:
+        started = time.monotonic()
+        done = as_user(host, user, "./dev.sh up")
+        assert done.rc == 0, done.stdout + done.stderr
+        seconds[user] = time.monotonic() - started
+    return seconds
+
+
+@pytest.mark.parametrize("user", PLACES)
+def test_the_workspaces_environment_opens_on_the_host(host: Any, user: str) -> None:
+    done = as_user(
+        host, user, "source .venv/bin/activate && python --version && pip list && python -c 'import packaging'"
+    )
+    assert done.rc == 0, done.stderr
+    assert done.stdout.startswith("Python 3.12.")
+    assert as_user(host, user, ".venv/bin/python -c 'import sys; print(sys.prefix)'").stdout.strip() == (
+        f"{PLACES[user]}/.venv"
+    )
+    assert host.run(f"find {PLACES[user]}/.venv -not -user {user} | head").stdout == ""
+    assert (
+        as_user(
+            host, user, "uv pip sync --dry-run --offline --python .venv requirements/core.txt requirements/dev.txt"
+        ).rc
+        == 0
+    )
+
+
+@pytest.mark.parametrize("user", PLACES)
+def test_a_script_of_the_copied_environment_runs_its_own_python(host: Any, user: str) -> None:
+    first = as_user(host, user, "head -1 .venv/bin/pip").stdout
+    assert f"{PLACES[user]}/.venv" in first
+    assert "/opt/uv/venv" not in as_user(host, user, "grep -rIl /opt/uv/venv .venv/bin || true").stdout
+
+
+@pytest.mark.parametrize("user", PLACES)
+def test_compose_reads_the_file(host: Any, user: str) -> None:
+    if old_engine(host):
+        pytest.skip("Debian 12's Docker has no Compose")
+    done = compose(host, user, "config --format json")
+    assert done.rc == 0, done.stderr
+    config = json.loads(done.stdout)
+    dev = config["services"]["dev"]
+    assert dev["image"] == workspace(host, user)["image"]
+    assert dev["security_opt"] == ["no-new-privileges:true"]
+    assert "SYS_ADMIN" not in done.stdout
+    assert "dev-debug" not in config["services"]
+    assert config["name"] == f"torch-starter-{user}"
+
+
+@pytest.mark.parametrize("user", PLACES)
+def test_a_container_is_healthy_within_the_guides_half_minute(running: dict[str, float], user: str) -> None:
+    assert running[user] < BUDGET_S
+
+
+@pytest.mark.parametrize("user", PLACES)
+def test_the_containers_user_has_the_numbers_of_the_person(host: Any, running: dict[str, float], user: str) -> None:
+    assert inside(host, user, "id -un").stdout.strip() == "vscode"
+    assert inside(host, user, "id -u").stdout == host.run(f"id -u {user}").stdout
+    assert inside(host, user, "bash -c 'touch made-inside && rm made-inside && touch stays'").rc == 0
+    assert host.file(f"{PLACES[user]}/stays").user == user
+    host.run(f"rm {PLACES[user]}/stays")
+
+
+@pytest.mark.parametrize("user", PLACES)
+@pytest.mark.parametrize("shell", ["sh -c", "bash -c", "bash -lc"])
+def test_python_is_the_images_in_every_shell(host: Any, running: dict[str, float], user: str, shell: str) -> None:
+    done = inside(host, user, f"{shell} 'python -c \"import sys; print(sys.prefix)\"'")
+    assert done.stdout.strip() == "/opt/venv", done.stderr
+    assert inside(host, user, f"{shell} 'touch /opt/venv/x'").rc != 0
+
+
+def test_the_container_gets_its_gpu(host: Any, running: dict[str, float]) -> None:
+    assert inside(host, "alice", "printenv GPUFLEET_INJECTED").stdout.strip() == "yes"
+    assert inside(host, "alice", "ls /dev/nvidia0").rc == 0
+
+
+def test_the_guides_variables_are_set(host: Any, running: dict[str, float]) -> None:
+    values = dict(line.split("=", 1) for line in inside(host, "bob", "env").stdout.splitlines() if "=" in line)
+    assert values["PYTHONUNBUFFERED"] == "1"
+    assert values["HF_HUB_CACHE"] == "/home/vscode/.cache/huggingface/hub"
+    assert "CUDA_VISIBLE_DEVICES" not in values
+    assert inside(host, "bob", "test -w /home/vscode/.cache/uv").rc == 0
+
+
+def test_two_people_share_what_they_download_and_no_keys(host: Any, running: dict[str, float]) -> None:
+    model = "/home/vscode/.cache/huggingface/hub/models--x"
+    assert inside(host, "alice", f"bash -c 'umask 077; mkdir {model} && echo alice > {model}/w'").rc == 0
+    done = inside(host, "bob", f"bash -c 'cat {model}/w && echo bob >> {model}/w && rm -r {model}'")
+    assert done.rc == 0, done.stderr
+    assert "alice" in done.stdout
+    assert inside(host, "alice", "bash -c 'umask 077; echo secret > /home/vscode/.kaggle/kaggle.json'").rc == 0
+    assert inside(host, "bob", "cat /home/vscode/.kaggle/kaggle.json").rc != 0
+    assert host.run("su bob -c 'cat /home/alice/.kaggle/kaggle.json'").rc != 0
+    host.run("rm /home/alice/.kaggle/kaggle.json")
+
+
+def test_no_more_rights_than_it_needs(host: Any, running: dict[str, float]) -> None:
+    status = dict(line.split(":\t", 1) for line in inside(host, "alice", "cat /proc/1/status").stdout.splitlines())
+    assert int(status["CapEff"], 16) == 0
+    assert status["Seccomp"] == "2"
+    assert status["NoNewPrivs"] == "1"
+    assert inside(host, "alice", "sh -c 'su -c id 2>&1 || true'").stdout.count("uid=0") == 0
+
+
+def test_two_images_share_all_that_is_heavy(host: Any) -> None:
+    def layers(user: str) -> list[str]:
+        told: list[str] = json.loads(host.run(f"docker image inspect {workspace(host, user)['image']}").stdout)[0][
+            "RootFS"
+        ]["Layers"]
+        return told
+
+    alice, bob = layers("alice"), layers("bob")
+    assert alice != bob
+    assert len([layer for layer in alice if layer not in bob]) <= 3
+
+
+def test_the_image_is_named_by_what_is_in_it(host: Any) -> None:
+    told = workspace(host, "alice")
+    inspected = json.loads(host.run(f"docker image inspect {told['image']}").stdout)[0]
+    labels = inspected["Config"]["Labels"]
+    assert labels["host.gpufleet.build-hash"].startswith(told["image"].rpartition("-")[2])
+    assert inspected["Config"]["User"] == "vscode"
+    noted = json.loads(host.file("/var/lib/gpufleet/dev_container/torch-starter-alice.json").content_string)
+    assert noted["seconds"] > 0
+    assert noted["size_bytes"] > 0
+
+
+def test_check_mode_says_what_would_be_rebuilt_and_why(host: Any, again: Again) -> None:
+    ran = again("--check", dev_container_packages=["less", "file"])
+    assert ran.ok, ran.sentence
+    assert ran.changed > 0
+    assert "Would build torch-starter:cu13-" in json.dumps(ran.result)
+    assert "Dockerfile" in json.dumps(ran.result)
+    assert again("--check").changed == 0
+
+
+def test_what_the_user_made_stays_and_what_is_ours_comes_back(host: Any, again: Again) -> None:
+    place = PLACES["alice"]
+    as_user(
+        host,
+        "alice",
+        "echo '# mine' >> pyproject.toml; echo x > .env.local; echo '# broken' >> compose.yaml; rm dev.sh",
+    )
+    mine = host.file(f"{place}/pyproject.toml").content_string
+    ran = again()
+    assert ran.ok, ran.sentence
+    assert ran.changed == 1
+    assert host.file(f"{place}/pyproject.toml").content_string == mine
+    assert host.file(f"{place}/.env.local").content_string == "x\n"
+    assert "# broken" not in host.file(f"{place}/compose.yaml").content_string
+    assert host.file(f"{place}/dev.sh").mode == 0o755
+    as_user(host, "alice", "rm .env.local")
+
+
+def test_a_run_that_was_cut_off_in_the_environment_is_repaired(host: Any, again: Again) -> None:
+    as_user(host, "bob", "touch .venv.unfinished && rm -r .venv/lib")
+    ran = again()
+    assert ran.ok, ran.sentence
+    assert as_user(host, "bob", ".venv/bin/python -c 'import packaging'").rc == 0
+    assert not host.file(f"{PLACES['bob']}/.venv.unfinished").exists
+    assert again().changed == 0
+
+
+def test_an_image_that_somebody_took_away_comes_back(host: Any, again: Again) -> None:
+    name = workspace(host, "alice")["image"]
+    assert host.run(f"docker tag {name} kept:1 && docker image rm {name}").rc == 0
+    ran = again()
+    assert ran.ok, ran.sentence
+    assert host.run(f"docker image inspect {name}").rc == 0
+    host.run("docker image rm kept:1")
+
+
+def test_a_link_that_a_user_planted_leads_root_nowhere(host: Any, again: Again) -> None:
+    place = PLACES["bob"]
+    host.run(f"rm {place}/compose.yaml && ln -s /etc/shadow {place}/compose.yaml")
+    before = host.file("/etc/shadow").content_string
+    ran = again()
+    assert host.file("/etc/shadow").content_string == before
+    assert not host.file(f"{place}/compose.yaml").is_symlink or not ran.ok
+    host.run(f"rm -f {place}/compose.yaml")
+    assert again().ok
+
+
+def test_host_has_what_the_guide_keeps_open(host: Any) -> None:
+    for program in ("htop", "tmux"):
+        assert host.run(f"su - alice -c 'command -v {program}'").rc == 0
+
+
+def test_absent(host: Any, again: Again) -> None:
+    """Last: what the user made stays."""
+    for user in PLACES:
+        if not old_engine(host):
+            as_user(host, user, "docker compose down")
+    as_user(host, "alice", "echo '# mine' >> pyproject.toml")
+    ran = again("--check", dev_container_state="absent")
+    assert ran.ok, ran.sentence
+    ran = again(dev_container_state="absent")
+    assert ran.ok, ran.sentence
+    place = PLACES["alice"]
+    for name in ("Dockerfile", "compose.yaml", "dev.sh", ".devcontainer/devcontainer.json", "requirements/core.txt"):
+        assert not host.file(f"{place}/{name}").exists
+    assert host.file(f"{place}/pyproject.toml").exists
+    assert host.file(f"{place}/.venv/bin/python").exists
+    assert host.run("docker image ls --quiet --filter label=host.gpufleet.build-hash").stdout == ""
+    assert again(dev_container_state="absent").changed == 0
