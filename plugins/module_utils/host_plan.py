@@ -230,6 +230,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     torch = _torch(draft, channel, reason)
     ready = _ready(draft, torch)
     needs = [*_driver_needs(draft), *([] if draft.absent("uv_python") else _needs(draft, torch, ready))]
+    needs += _workspace_needs(draft, torch)
     disk = _disk(draft, needs, ready)
     _warn(draft)
     _check_environment(draft, resources)
@@ -674,6 +675,14 @@ def _needs(draft: _Draft, torch: dict[str, Any], ready: dict[str, bool]) -> list
     return needs
 
 
+def _workspace_needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a workspace's own environment takes, which is a copy of the host's; its changes are told by itself."""
+    dev = draft.dev
+    if not draft.wishes["containers"] or dev["action"] != "make" or dev["ready"]["venv"]:
+        return []
+    return [] if draft.absent("dev_container") else [_need("", 0, {"dev_workspace": torch["unpacked_bytes"]}, "")]
+
+
 def _torch_takes(draft: _Draft, unpacked: int) -> dict[str, int]:
     """Return what torch takes in the environment and in uv's cache, which keeps the wheels unpacked too.
 
@@ -699,11 +708,11 @@ def _same_torch(installed: str | None, planned: str) -> bool:
 def _disk(draft: _Draft, needs: list[dict[str, Any]], ready: dict[str, bool]) -> list[dict[str, Any]]:
     """Return the forecast of each wished path, and refuse a mount that is too small for all that goes there."""
     rows: list[dict[str, Any]] = []
-    for wish in (*_DIRECTORIES, "uv_path", "driver_set"):
+    for wish in (*_DIRECTORIES, "uv_path", "driver_set", "dev_workspace"):
         path = _PACKAGES if wish == "driver_set" else draft.wishes[wish]
         found = draft.facts["paths"].get(path) if isinstance(path, str) else None
         needed = sum(need["takes"].get(wish, 0) for need in needs)
-        if found is None or (not needed and wish in ("uv_path", "driver_set")):
+        if found is None or (not needed and wish in ("uv_path", "driver_set", "dev_workspace")):
             continue
         rows.append(
             {
@@ -735,7 +744,9 @@ def _check_mount(draft: _Draft, mount: str | None, finished: bool, rows: list[di
         return
     largest = max(rows, key=lambda row: int(row["needed_bytes"]))
     wish = next(name for name, (variable, _default) in WISHES.items() if variable == largest["variable"])
-    movable = [_movable(name) for name in (*_DIRECTORIES, "uv_path") if WISHES[name][0] in _variables(rows)]
+    movable = [
+        _movable(name) for name in (*_DIRECTORIES, "uv_path", "dev_workspace") if WISHES[name][0] in _variables(rows)
+    ]
     elsewhere = f" or set {' or '.join(movable)} to a path on a larger disk" if movable else ""
     draft.refuse(found, wish, f"free {(needed - free) / GB:.1f} GB there{elsewhere}")
 

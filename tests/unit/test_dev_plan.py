@@ -125,6 +125,13 @@ def test_shared_directories_are_mounted_where_there_are_some() -> None:
     assert alone == ["/home/alice/.kaggle", "/home/alice/.config/huggingface"]
 
 
+def test_room_for_the_workspaces_environment_is_asked_for() -> None:
+    paths = {"/workspaces/torch_starter": place(mount="/workspaces", free_bytes=2 * GIB)}
+    (sentence,) = make_plan(box(paths=paths), WISHES)["refusals_of"]["dev_container"]
+    assert "free on /workspaces" in sentence
+    assert "dev_container_workspace" in sentence
+
+
 def test_what_is_there_is_not_made_again() -> None:
     bare = plan()
     assert bare["ready"] == {"venv": False, "packages": False}

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +232,32 @@ def test_a_link_that_a_user_planted_leads_root_nowhere(host: Any, again: Again) 
 def test_host_has_what_the_guide_keeps_open(host: Any) -> None:
     for program in ("htop", "tmux"):
         assert host.run(f"su - alice -c 'command -v {program}'").rc == 0
+
+
+@pytest.fixture(scope="module")
+def devcontainer(host: Any) -> str:
+    """The command of VS Code's own reader, brought to the host with the machine's Node."""
+    npm, node = shutil.which("npm"), shutil.which("node")
+    if not npm or not node:
+        pytest.skip("no npm on this machine")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "gpufleet-test/devcontainers-cli")
+    shutil.copytree(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], "cli"), cache, dirs_exist_ok=True)
+    subprocess.run([npm, "ci", "--prefix", cache, "--no-audit", "--no-fund", "--silent"], check=True)
+    name = host.backend.name
+    for source, target in ((node, "/usr/local/bin/node"), (cache / "node_modules", "/opt/node_modules")):
+        subprocess.run(["docker", "cp", "--follow-link", str(source), f"{name}:{target}"], check=True)
+    return "node /opt/node_modules/@devcontainers/cli/devcontainer.js"
+
+
+def test_vs_codes_own_reader_brings_the_workspace_up(host: Any, running: dict[str, float], devcontainer: str) -> None:
+    done = as_user(host, "alice", f"{devcontainer} read-configuration --workspace-folder .")
+    assert done.rc == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["configuration"]["remoteUser"] == "vscode"
+    done = as_user(host, "alice", f"{devcontainer} up --workspace-folder . --skip-post-create")
+    assert done.rc == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["remoteWorkspaceFolder"] == PLACES["alice"]
+    done = as_user(host, "alice", f"{devcontainer} exec --workspace-folder . python -c 'import sys; print(sys.prefix)'")
+    assert done.stdout.strip().endswith("/opt/venv"), done.stderr
 
 
 def test_absent(host: Any, again: Again) -> None:
