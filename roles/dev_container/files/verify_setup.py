@@ -87,7 +87,7 @@ class Setup:
     venv: Path
     settings: Mapping[str, Any]
     sys_root: Path = Path("/sys")
-    shm: Path = Path("/dev/shm")  # noqa: S108 # nothing is written there
+    shm: Path = Path("/dev/shm")  # noqa: S108  # nothing is written there
 
     @property
     def container(self) -> bool:
