@@ -117,6 +117,11 @@ class Workspace:
         for name in ("python", "python3"):
             (path / "bin" / name).symlink_to(python)
 
+    def enter_container(self) -> None:
+        """From now on this is the container."""
+        self.venv(self.container)
+        (self.container / ".gpufleet.json").touch()
+
     def package(self, name: str, version: str, code: str = "", venv: Path | None = None) -> None:
         """A package of one module in an environment."""
         site = (venv or self.path / ".venv") / "lib/python3.12/site-packages"

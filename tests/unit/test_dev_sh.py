@@ -142,16 +142,22 @@ def test_the_workspaces_environment_counts_whichever_is_active(work: Workspace, 
 
 
 def test_in_the_container_its_own_environment_counts(work: Workspace) -> None:
+    work.enter_container()
+    (work.base / "probe.py").write_text("import sys; print(sys.prefix)")
+    assert work.dev("benchmark").stdout == f"{work.container}\n"
+
+
+def test_a_host_with_such_a_path_is_no_container(work: Workspace) -> None:
     work.venv(work.container)
     (work.base / "probe.py").write_text("import sys; print(sys.prefix)")
-    assert work.dev("benchmark", DEV_PLACE="container").stdout == f"{work.container}\n"
+    assert work.dev("benchmark").stdout == f"{work.path}/.venv\n"
 
 
 @pytest.mark.parametrize("verb", ["up", "down", "shell", "docker-stats"])
 def test_the_engines_verbs_belong_to_the_host(work: Workspace, verb: str) -> None:
-    work.venv(work.container)
+    work.enter_container()
     work.stand_in("docker")
-    done = work.dev(verb, DEV_PLACE="container")
+    done = work.dev(verb)
     assert (done.returncode, done.stdout) == (3, "")
     assert "run this on the host" in done.stderr
     assert work.calls() == []
@@ -372,9 +378,9 @@ def test_a_lock_update_that_fails_changes_nothing(work: Workspace, fails: str, h
 
 
 def test_in_the_container_the_image_is_compared(work: Workspace) -> None:
-    work.venv(work.container)
+    work.enter_container()
     work.stand_in("uv", does="echo ' + torch==2.14.1'\n")
-    done = work.dev("sync", "--check", DEV_PLACE="container")
+    done = work.dev("sync", "--check")
     assert done.returncode == 1
     assert "on the host: ./dev.sh up --build" in done.stderr
 

@@ -57,11 +57,8 @@ for name, value in values.items():
     eval "$found"
 }
 
-# The container is where its environment is. A host may be a container too, so /.dockerenv alone says nothing.
-in_container() {
-    case ${DEV_PLACE:-} in host) return 1 ;; container) return 0 ;; esac
-    [ -x "$venv_container/bin/python" ] && { [ -e /.dockerenv ] || [ -e /run/.containerenv ]; }
-}
+# The image's environment bears a note of what is in it. /.dockerenv would say nothing: a host may be a container too.
+in_container() { [ -e "$venv_container/.gpufleet.json" ]; }
 
 look() {
     settings
