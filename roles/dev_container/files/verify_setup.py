@@ -154,7 +154,7 @@ def installed() -> dict[str, str]:
     """What is in the environment that runs this."""
     found: dict[str, str] = {}
     for item in importlib.metadata.distributions():
-        name = item.metadata["Name"]
+        name = item.metadata.get("Name")
         if name:
             found.setdefault(normal(name), item.version)
     return found
