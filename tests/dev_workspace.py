@@ -145,7 +145,7 @@ class Workspace:
         for name in names:
             ((self.bin if name == "uv" else self.path / ".venv/bin") / name).symlink_to(BIN / name)
 
-    def dev(self, *words: str, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
+    def dev(self, *words: str, cwd: str | Path = "", **env: str) -> subprocess.CompletedProcess[str]:
         """Call dev.sh."""
         return subprocess.run(
             [str(self.path / "dev.sh"), *words],
