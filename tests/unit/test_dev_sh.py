@@ -459,13 +459,12 @@ def test_profilers_run_the_script_where_one_stands(
     done = work.dev(verb, "train.py", "--epochs", "1", cwd=work.path)
     assert (done.returncode, "ended with 3" in done.stderr) == (3, True)
     (call,) = work.calls()
-    python = str(work.path / ".venv/bin/python")
-    assert call[: 7 + 1] == ["uv", "run", "--quiet", "--no-project", "--python", python, "--with", tool]
-    assert call[8 : 9 + len(first)] == ["--", *first]
-    result = Path(call[9 + len(first)])
+    command = ["uv", "run", "--quiet", "--no-project", "--with", tool, "--", *first]
+    result, words = Path(call[len(command)]), call[len(command) + 1 :]
+    assert call[: len(command)] == command
     assert result.parent == work.path / ".profile"
     assert re.fullmatch(rf"train-\d{{8}}T\d{{6}}Z-\d+\.{suffix}", result.name)
-    assert call[10 + len(first) :] in (["--", "train.py", "--epochs", "1"], ["train.py", "--epochs", "1"])
+    assert words[words[0] == "--" :] == ["train.py", "--epochs", "1"]
     assert work.files() == before
     assert (work.path / ".profile/.gitignore").read_text() == "*\n"
 
@@ -475,7 +474,7 @@ def test_a_profiler_of_the_environment_is_taken(work: Workspace) -> None:
     done = work.dev("profile", "train.py", cwd=work.path)
     assert done.returncode == 0, done.stderr
     assert [call[0] for call in work.calls()] == ["viztracer"]
-    assert "The trace is" in done.stderr
+    assert "To look at it: vizviewer '" in done.stderr
 
 
 @pytest.mark.parametrize("verb", ["profile", "memory-profile"])
@@ -654,7 +653,8 @@ def start_jupyter(work: Workspace, *words: str) -> tuple[list[str], str, Path]:
     done = work.dev("jupyter", *words, JUPYTER_TOKEN="old")
     assert done.returncode == 0, done.stderr
     place = Path((work.base / "place").read_text().strip())
-    token = place.read_text().strip()
+    token = place.read_text()
+    assert re.fullmatch(r"[\w-]{43}", token)
     assert token not in done.stdout + done.stderr
     return work.calls()[-1], token, place
 
@@ -669,7 +669,6 @@ def test_jupyter_listens_on_loopback_and_its_token_is_in_no_argv(work: Workspace
         "--ServerApp.port=8888",
         f"--ServerApp.root_dir={work.path}",
     ]
-    assert len(token) >= 40
     assert token not in (work.base / "env").read_text()
     assert "JUPYTER_TOKEN=" not in (work.base / "env").read_text()
     assert stat.S_IMODE(place.stat().st_mode) == 0o600

@@ -320,17 +320,14 @@ result_of() {
     result=$here/.profile/${name%.py}-$(date -u +%Y%m%dT%H%M%SZ)-$$.$2
 }
 
-# borrowed PACKAGE COMMAND...: with a package that the environment lacks, for this one run and without a change of the project.
-borrowed() {
-    package=$1
-    shift
-    if [ -x "$venv/bin/$package" ]; then
-        "$@"
-        return
-    fi
+# lend PACKAGE: where the environment lacks it, uv brings it for one run and without a change of the project. Sets lent, what
+# to put before a command.
+lend() {
+    lent=
+    if [ -x "$venv/bin/$1" ]; then return; fi
     need_uv
-    say "$package is not in the environment (group 'profiling'); uv brings it for this run."
-    uv run --quiet --no-project --python "$venv/bin/python" --with "$package" -- "$@"
+    say "$1 is not in the environment (group 'profiling'); uv brings it for this run."
+    lent="uv run --quiet --no-project --with $1 --"
 }
 
 ## profile SCRIPT...      where the time goes: a trace of the script in .profile/
@@ -339,9 +336,11 @@ verb_profile() {
     activate
     own
     result_of "$1" json
+    lend viztracer
     code=0
-    borrowed viztracer viztracer --quiet --output_file "$result" -- "$@" || code=$?
-    if [ -f "$result" ]; then say "The trace is $result; vizviewer shows it."; fi
+    # shellcheck disable=SC2086 # words of our own
+    $lent viztracer --quiet --output_file "$result" -- "$@" || code=$?
+    if [ -f "$result" ]; then say "To look at it: ${lent:+$lent }vizviewer '$result'"; fi
     [ "$code" -eq 0 ] || end "$code" "$1 ended with $code"
 }
 
@@ -351,11 +350,14 @@ verb_memory_profile() {
     activate
     own
     result_of "$1" bin
+    lend memray
     code=0
-    borrowed memray python -m memray run --quiet --output "$result" "$@" || code=$?
+    # shellcheck disable=SC2086 # words of our own
+    $lent python -m memray run --quiet --output "$result" "$@" || code=$?
     if [ -f "$result" ]; then
-        borrowed memray python -m memray stats "$result"
-        say "All of it is in $result; 'python -m memray flamegraph' makes a page of it."
+        # shellcheck disable=SC2086
+        $lent python -m memray stats "$result"
+        say "For a page of it: ${lent:+$lent }python -m memray flamegraph '$result'"
     fi
     [ "$code" -eq 0 ] || end "$code" "$1 ended with $code"
 }
@@ -443,7 +445,8 @@ token_file() {
         umask 077
         mkdir -p "${token%/*}"
         rm -f "$token"
-        "$venv/bin/python" -I -c 'import secrets; print(secrets.token_urlsafe(32))' >"$token"
+        # Without a newline: Jupyter would take it for a part of the token.
+        "$venv/bin/python" -I -c 'import secrets; print(secrets.token_urlsafe(32), end="")' >"$token"
     )
 }
 
