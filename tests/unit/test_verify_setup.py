@@ -165,6 +165,13 @@ def test_a_variable_that_does_none_is_not(work: Workspace, env: dict[str, str]) 
     assert ask(work, **env)[0] == 0
 
 
+def test_a_version_of_ones_own_choice_is_a_warning(work: Workspace) -> None:
+    work.package("pandas", "3.0.0")
+    work.write("requirements/core.txt", LOCK + "pandas==3.0.0\n")
+    code, found = ask(work)
+    assert (code, found["package pandas"][0]) == (0, "WARN")
+
+
 def test_one_bad_import_hides_no_other(work: Workspace) -> None:
     (site(work) / "numpy.py").write_text("import os; os._exit(9)")
     (site(work) / "pytest.py").write_text("import gone")

@@ -112,6 +112,10 @@ engine() {
         ;;
     *) end 1 "docker does not answer ($(printf '%s\n' "$answer" | tail -n 1)); systemctl status docker says more" ;;
     esac
+}
+
+need_compose() {
+    engine
     docker compose version >/dev/null 2>&1 ||
         end 1 "this docker has no compose; the role docker_engine brings it, or the package docker-compose-plugin"
 }
@@ -123,7 +127,7 @@ verb_up() {
     build=
     case ${1:-} in --build) build=--build && shift ;; esac
     none "$@"
-    engine
+    need_compose
     # shellcheck disable=SC2086 # one word or none
     if ! compose up --detach --wait $build "$service"; then
         say "Its last words:"
@@ -136,13 +140,13 @@ verb_up() {
 ## down                   stop the container; its volumes stay
 verb_down() {
     none "$@"
-    engine
+    need_compose
     compose down
 }
 
 ## shell [COMMAND...]     a shell in the container, or one command
 verb_shell() {
-    engine
+    need_compose
     [ -n "$(compose ps --quiet --status running "$service")" ] ||
         end 1 "the container does not run; ./dev.sh up starts it"
     [ $# -gt 0 ] || set -- bash -l
@@ -158,7 +162,8 @@ verb_docker_stats() {
     case ${1:-} in --follow) stream= && shift ;; esac
     none "$@"
     engine
-    running=$(compose ps --quiet --status running)
+    # By label, as an engine without compose has containers too.
+    running=$(docker ps --quiet --filter "label=com.docker.compose.project=$project")
     [ -n "$running" ] || say "No container of this workspace runs (./dev.sh up starts it); these are all of the host's:"
     # shellcheck disable=SC2086 # ids are words
     exec docker stats $stream $running
@@ -262,7 +267,7 @@ verb_optimize() {
     if [ -w "$venv" ]; then
         say "Compiling $venv"
         # A package may carry files for another Python; they are none of its modules.
-        "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null || say "Some files are for another Python, and stay as they are."
+        "$venv/bin/python" -W ignore -m compileall -q -j 0 "$venv/lib" >/dev/null || say "Some files are for another Python, and stay as they are."
     else
         say "$venv was compiled when it was made."
     fi

@@ -247,12 +247,16 @@ def check_packages(setup: Setup) -> Answer:
                 yield Check(title, FAIL, "it is in the locks and not in the environment", "./dev.sh sync")
             else:
                 yield Check(title, SKIP, "this workspace's locks do not have it")
+        elif failures.get(module):
+            yield Check(title, FAIL, f"import {module}: {failures[module]}", "./dev.sh sync; if it stays, lock-update")
+        elif not within(have[name], wished) and wanted.get(name) == have[name].split("+")[0]:
+            yield Check(
+                title, WARN, f"{have[name]} is outside of {wished}, and in your own locks", "fine if you wished it"
+            )
         elif not within(have[name], wished):
             yield Check(
                 title, FAIL, f"{have[name]} is outside of {wished}", "put the range back, then ./dev.sh lock-update"
             )
-        elif failures.get(module):
-            yield Check(title, FAIL, f"import {module}: {failures[module]}", "./dev.sh sync; if it stays, lock-update")
         else:
             yield Check(title, PASS, f"{have[name]} in {wished}{', imported' if module else ''}")
 
