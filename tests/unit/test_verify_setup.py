@@ -97,6 +97,7 @@ FAULTS: list[tuple[str, str, Fault]] = [
     ("python", "does not start", lambda w: (w.path / ".venv/bin/python").unlink()),
     ("locks", "numpy is missing, not 1.26.4", lambda w: (site(w) / "numpy-1.26.4.dist-info/METADATA").unlink()),
     ("locks", "torch is 2.14.1+cu130, not 2.15.0", lambda w: w.write("requirements/core.txt", "torch==2.15.0\n")),
+    ("locks", "they name no package", lambda w: w.write("requirements/core.txt", "# empty\n")),
     ("locks", "core.txt cannot be read", lambda w: (w.path / "requirements/core.txt").unlink()),
     ("locks", "alpha is missing, not 1", lambda w: [w.write(".env", "DEV_LOCKS=locks\n")]
      + [w.write(f"locks/{name}.txt", "alpha==1\n") for name in ("core", "dev")]),

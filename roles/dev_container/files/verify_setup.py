@@ -217,6 +217,9 @@ def check_locks(setup: Setup) -> Answer:
             "locks", FAIL, f"{error.filename} cannot be read ({error.strerror})", "apply the role dev_container"
         )
         return
+    if not wanted:
+        yield Check("locks", FAIL, "they name no package", "apply the role dev_container, or ./dev.sh lock-update")
+        return
     have = installed()
     wrong = [
         f"{name} is {have.get(name, 'missing')}, not {version}"
