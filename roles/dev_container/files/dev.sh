@@ -57,11 +57,8 @@ for name, value in values.items():
     eval "$found"
 }
 
-# The container is where its environment is. A host may be a container too, so /.dockerenv alone says nothing.
-in_container() {
-    case ${DEV_PLACE:-} in host) return 1 ;; container) return 0 ;; esac
-    [ -x "$venv_container/bin/python" ] && { [ -e /.dockerenv ] || [ -e /run/.containerenv ]; }
-}
+# The image's environment bears a note of what is in it. /.dockerenv would say nothing: a host may be a container too.
+in_container() { [ -e "$venv_container/.gpufleet.json" ]; }
 
 look() {
     settings
@@ -115,6 +112,10 @@ engine() {
         ;;
     *) end 1 "docker does not answer ($(printf '%s\n' "$answer" | tail -n 1)); systemctl status docker says more" ;;
     esac
+}
+
+need_compose() {
+    engine
     docker compose version >/dev/null 2>&1 ||
         end 1 "this docker has no compose; the role docker_engine brings it, or the package docker-compose-plugin"
 }
@@ -126,7 +127,7 @@ verb_up() {
     build=
     case ${1:-} in --build) build=--build && shift ;; esac
     none "$@"
-    engine
+    need_compose
     # shellcheck disable=SC2086 # one word or none
     if ! compose up --detach --wait $build "$service"; then
         say "Its last words:"
@@ -139,13 +140,13 @@ verb_up() {
 ## down                   stop the container; its volumes stay
 verb_down() {
     none "$@"
-    engine
+    need_compose
     compose down
 }
 
 ## shell [COMMAND...]     a shell in the container, or one command
 verb_shell() {
-    engine
+    need_compose
     [ -n "$(compose ps --quiet --status running "$service")" ] ||
         end 1 "the container does not run; ./dev.sh up starts it"
     [ $# -gt 0 ] || set -- bash -l
@@ -161,7 +162,8 @@ verb_docker_stats() {
     case ${1:-} in --follow) stream= && shift ;; esac
     none "$@"
     engine
-    running=$(compose ps --quiet --status running)
+    # By label, as an engine without compose has containers too.
+    running=$(docker ps --quiet --filter "label=com.docker.compose.project=$project")
     [ -n "$running" ] || say "No container of this workspace runs (./dev.sh up starts it); these are all of the host's:"
     # shellcheck disable=SC2086 # ids are words
     exec docker stats $stream $running
@@ -265,7 +267,7 @@ verb_optimize() {
     if [ -w "$venv" ]; then
         say "Compiling $venv"
         # A package may carry files for another Python; they are none of its modules.
-        "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null || say "Some files are for another Python, and stay as they are."
+        "$venv/bin/python" -W ignore -m compileall -q -j 0 "$venv/lib" >/dev/null || say "Some files are for another Python, and stay as they are."
     else
         say "$venv was compiled when it was made."
     fi
@@ -323,17 +325,14 @@ result_of() {
     result=$here/.profile/${name%.py}-$(date -u +%Y%m%dT%H%M%SZ)-$$.$2
 }
 
-# borrowed PACKAGE COMMAND...: with a package that the environment lacks, for this one run and without a change of the project.
-borrowed() {
-    package=$1
-    shift
-    if [ -x "$venv/bin/$package" ]; then
-        "$@"
-        return
-    fi
+# lend PACKAGE: where the environment lacks it, uv brings it for one run and without a change of the project. Sets lent, what
+# to put before a command.
+lend() {
+    lent=
+    if [ -x "$venv/bin/$1" ]; then return; fi
     need_uv
-    say "$package is not in the environment (group 'profiling'); uv brings it for this run."
-    uv run --quiet --no-project --python "$venv/bin/python" --with "$package" -- "$@"
+    say "$1 is not in the environment (group 'profiling'); uv brings it for this run."
+    lent="uv run --quiet --no-project --with $1 --"
 }
 
 ## profile SCRIPT...      where the time goes: a trace of the script in .profile/
@@ -342,9 +341,11 @@ verb_profile() {
     activate
     own
     result_of "$1" json
+    lend viztracer
     code=0
-    borrowed viztracer viztracer --quiet --output_file "$result" -- "$@" || code=$?
-    if [ -f "$result" ]; then say "The trace is $result; vizviewer shows it."; fi
+    # shellcheck disable=SC2086 # words of our own
+    $lent viztracer --quiet --output_file "$result" -- "$@" || code=$?
+    if [ -f "$result" ]; then say "To look at it: ${lent:+$lent }vizviewer '$result'"; fi
     [ "$code" -eq 0 ] || end "$code" "$1 ended with $code"
 }
 
@@ -354,11 +355,14 @@ verb_memory_profile() {
     activate
     own
     result_of "$1" bin
+    lend memray
     code=0
-    borrowed memray python -m memray run --quiet --output "$result" "$@" || code=$?
+    # shellcheck disable=SC2086 # words of our own
+    $lent python -m memray run --quiet --output "$result" "$@" || code=$?
     if [ -f "$result" ]; then
-        borrowed memray python -m memray stats "$result"
-        say "All of it is in $result; 'python -m memray flamegraph' makes a page of it."
+        # shellcheck disable=SC2086
+        $lent python -m memray stats "$result"
+        say "For a page of it: ${lent:+$lent }python -m memray flamegraph '$result'"
     fi
     [ "$code" -eq 0 ] || end "$code" "$1 ended with $code"
 }
@@ -383,9 +387,9 @@ verb_all_checks() {
     for name in ruff mypy pytest; do program "$name" dev; done
     cd "$here"
     failed=
-    # In a container data is a directory with other people's files, not a link.
-    step "ruff format" ruff format --check --extend-exclude data .
-    step "ruff check" ruff check --extend-exclude data .
+    # Neither is this project's code; and in a container data is a directory, not a link.
+    step "ruff format" ruff format --check --extend-exclude data,.devcontainer .
+    step "ruff check" ruff check --extend-exclude data,.devcontainer .
     set --
     for name in src tests; do
         if [ -n "$(find "$name" -name '*.py' -print 2>/dev/null | head -n 1)" ]; then set -- "$@" "$name"; fi
@@ -446,7 +450,8 @@ token_file() {
         umask 077
         mkdir -p "${token%/*}"
         rm -f "$token"
-        "$venv/bin/python" -I -c 'import secrets; print(secrets.token_urlsafe(32))' >"$token"
+        # Without a newline: Jupyter would take it for a part of the token.
+        "$venv/bin/python" -I -c 'import secrets; print(secrets.token_urlsafe(32), end="")' >"$token"
     )
 }
 

@@ -21,11 +21,11 @@ HEAVY = re.compile(r"(torch|torchvision|torchaudio|triton|nvidia-(?!ml-py\b)[\w.
 def blocks(text: str) -> list[str]:
     """The requirements of a lock, each with its hashes, which stand on lines that begin with a blank."""
     found: list[str] = []
-    for line in text.splitlines(keepends=True):
+    for line in text.splitlines():
         if line[:1].isspace() and found:
-            found[-1] += line
+            found[-1] += line + "\n"
         elif line.strip() and not line.startswith("#"):
-            found.append(line)
+            found.append(line + "\n")
     return found
 
 

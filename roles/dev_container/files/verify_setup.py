@@ -87,7 +87,7 @@ class Setup:
     venv: Path
     settings: Mapping[str, Any]
     sys_root: Path = Path("/sys")
-    shm: Path = Path("/dev/shm")  # noqa: S108 # nothing is written there
+    shm: Path = Path("/dev/shm")  # noqa: S108  # nothing is written there
 
     @property
     def container(self) -> bool:
@@ -154,7 +154,7 @@ def installed() -> dict[str, str]:
     """What is in the environment that runs this."""
     found: dict[str, str] = {}
     for item in importlib.metadata.distributions():
-        name = item.metadata["Name"]
+        name = item.metadata.get("Name")
         if name:
             found.setdefault(normal(name), item.version)
     return found
@@ -217,6 +217,9 @@ def check_locks(setup: Setup) -> Answer:
             "locks", FAIL, f"{error.filename} cannot be read ({error.strerror})", "apply the role dev_container"
         )
         return
+    if not wanted:
+        yield Check("locks", FAIL, "they name no package", "apply the role dev_container, or ./dev.sh lock-update")
+        return
     have = installed()
     wrong = [
         f"{name} is {have.get(name, 'missing')}, not {version}"
@@ -247,12 +250,16 @@ def check_packages(setup: Setup) -> Answer:
                 yield Check(title, FAIL, "it is in the locks and not in the environment", "./dev.sh sync")
             else:
                 yield Check(title, SKIP, "this workspace's locks do not have it")
+        elif failures.get(module):
+            yield Check(title, FAIL, f"import {module}: {failures[module]}", "./dev.sh sync; if it stays, lock-update")
+        elif not within(have[name], wished) and wanted.get(name) == have[name].split("+")[0]:
+            yield Check(
+                title, WARN, f"{have[name]} is outside of {wished}, and in your own locks", "fine if you wished it"
+            )
         elif not within(have[name], wished):
             yield Check(
                 title, FAIL, f"{have[name]} is outside of {wished}", "put the range back, then ./dev.sh lock-update"
             )
-        elif failures.get(module):
-            yield Check(title, FAIL, f"import {module}: {failures[module]}", "./dev.sh sync; if it stays, lock-update")
         else:
             yield Check(title, PASS, f"{have[name]} in {wished}{', imported' if module else ''}")
 
