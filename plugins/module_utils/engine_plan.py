@@ -135,9 +135,11 @@ def plan_engine(case: Case) -> dict[str, Any]:
         "packages": found is not None and not missing,
         "running": unit.get("active") == "active" and unit.get("enabled") == "enabled",
     }
+    conflicts = [name for name in _CONFLICTS.get(source, ()) if name in case.packages] if not found else []
     if missing:
         origin = " from Docker's repository" if source == "docker" else ""
-        case.changes.append(f"install {', '.join(missing)}{origin}")
+        instead = f" in place of {', '.join(conflicts)}" if conflicts else ""
+        case.changes.append(f"install {', '.join(missing)}{origin}{instead}")
     _check_compose(case, extras, [*packages, *case.packages])
     return {
         "action": "keep" if found else "install",
@@ -145,7 +147,7 @@ def plan_engine(case: Case) -> dict[str, Any]:
         "version": found,
         "expected": version,
         "packages": missing,
-        "conflicts": [name for name in _CONFLICTS.get(source, ()) if name in case.packages] if not found else [],
+        "conflicts": conflicts,
         "repository": _docker_repository(case) if source == "docker" and not found else None,
         **extras,
         "compose_floor": COMPOSE_FLOOR,

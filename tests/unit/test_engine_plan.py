@@ -68,6 +68,14 @@ def test_where_an_engine_comes_from(release: str, wished: str, source: str, pack
     assert any(package in change for change in made["changes"])
 
 
+def test_what_brings_the_same_files_goes() -> None:
+    made = plan(box("debian 12", packages={"podman-docker": "4.3.1", "podman": "4.3.1", "runc": "1.1.5"}))
+    assert made["engine"]["conflicts"] == ["podman-docker", "runc"]
+    assert any(
+        change.endswith("from Docker's repository in place of podman-docker, runc") for change in made["changes"]
+    )
+
+
 def test_dockers_repository() -> None:
     repository = plan(box("debian 12"))["engine"]["repository"]
     assert repository["url"] == "https://download.docker.com/linux/debian"

@@ -397,6 +397,20 @@ def test_engines_from_the_package_database(tree: Tree) -> None:
     assert facts["toolkit"] == "1.20.1"
 
 
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("Docker version 26.1.5+dfsg1, build a72d7cd", "26.1.5+dfsg1"), ("podman version 4.3.1", None), ("", None)],
+)
+def test_docker_of_no_package_is_asked_and_podman_under_its_name_is_none(
+    tmp_path: Path, said: str, version: str | None
+) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/docker").touch()
+    root = Root(str(tmp_path))
+    root.command = lambda *_words: said
+    assert look_system.look_at_engines(root, [])["docker"] == version
+
+
 def test_gpu_processes(tree: Tree) -> None:
     tree.file("dev/nvidia0")
     tree.link("proc/4242/fd/3", "/dev/nvidia0")
