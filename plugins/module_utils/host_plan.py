@@ -101,6 +101,7 @@ WISHES: dict[str, tuple[str, Any]] = {
     "engine_repository_fingerprints": ("docker_engine_repository_fingerprints", []),
     "toolkit_version": ("container_toolkit_version", "1.20.1-1"),
     "toolkit_mode": ("container_toolkit_mode", "auto"),
+    "toolkit_engines": ("container_toolkit_engines", []),
     "toolkit_without_gpu": ("container_toolkit_without_gpu", False),
     "toolkit_repository_url": ("container_toolkit_repository_url", ""),
     "toolkit_repository_key_url": ("container_toolkit_repository_key_url", ""),
