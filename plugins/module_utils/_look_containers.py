@@ -11,7 +11,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._root import Root
 
 _PACKAGES = re.compile(
     r"(docker|moby-engine|moby-cli|moby-buildx|moby-compose|containerd|runc$|podman|crun$|cri-o"
-    r"|nvidia-container-|libnvidia-container)"
+    r"|nvidia-container-|libnvidia-container|rootlesskit$|uidmap$|dbus-user-session$|slirp4netns$)"
 )
 _UNITS = ("/etc/systemd/system/docker.service", "/lib/systemd/system/docker.service")
 # The daemon's flags whose key in daemon.json has another name.

@@ -38,6 +38,15 @@ _DISTRIBUTION: dict[tuple[str, str], Engine] = {
 _DOCKER = Engine(
     ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin"), "29.0"
 )
+# What a rootless engine needs beside the engine, and where its script is. Debian's docker.io has the scripts itself.
+_ROOTLESS: dict[str, tuple[str, ...]] = {
+    "docker": ("docker-ce-rootless-extras", "uidmap", "dbus-user-session", "slirp4netns"),
+    "distribution": ("rootlesskit", "uidmap", "dbus-user-session", "slirp4netns"),
+}
+_ROOTLESS_SCRIPT = {
+    "docker": "/usr/bin/dockerd-rootless-setuptool.sh",
+    "distribution": "/usr/share/docker.io/contrib/dockerd-rootless-setuptool.sh",
+}
 # Packages that bring the same files; they go when the engine comes, and only then.
 _CONFLICTS: dict[str, tuple[str, ...]] = {
     "docker": ("docker.io", "docker-compose", "docker-compose-v2", "docker-doc", "podman-docker", "containerd", "runc"),
@@ -141,6 +150,8 @@ def plan_engine(case: Case) -> dict[str, Any]:
     missing = [name for name in packages if name not in case.packages]
     extras = {extra: _extra(case, extra) for extra in _EXTRAS}
     settings = _settings(case)
+    rootless = _rootless(case, source, version)
+    missing += [name for name in rootless["packages"] if name not in case.packages]
     unit = case.facts["units"].get("docker.service") or {}
     ready = {
         "packages": found is not None and not missing,
@@ -167,6 +178,7 @@ def plan_engine(case: Case) -> dict[str, Any]:
         "settings": settings,
         "defaults": _defaults(case, settings),
         "reloaded": list(RELOADED),
+        "rootless": rootless,
         "busy": busy(case.facts),
         "ready": ready,
     }
@@ -228,6 +240,35 @@ def _beside(case: Case, wished: str) -> tuple[str, ...]:
     if engine == "docker.io" and own:
         return tuple(name for name in own.packages if name not in ("docker.io", "docker-cli"))
     return ()
+
+
+def _rootless(case: Case, source: str, version: str | None) -> dict[str, Any]:
+    """Return what the wished rootless engines need; each is its user's own, and nothing of it is in the system's files."""
+    wished: list[str] = case.wishes["engine_rootless_users"]
+    if not wished:
+        return {"users": [], "packages": [], "script": None}
+    origin = "docker" if source == "docker" or "docker-ce" in case.packages else "distribution"
+    for name in wished:
+        if not case.facts["users"].get(name):
+            case.refuse(
+                f"Found no user '{name}' on the host", "engine_rootless_users", f"create {name} or leave it out"
+            )
+    if case.facts["gpus"] and not at_least(version, _CDI_BY_ITSELF):
+        case.refuse(
+            f"Found that Docker {version} has no GPUs for rootless engines, as {_CDI_BY_ITSELF} has",
+            "engine_rootless_users",
+            "set docker_engine_source to docker before an engine is there, or leave rootless engines out",
+        )
+    case.warnings.append("docker_engine_rootless_users is a preview: nobody has run it for real yet.")
+    new = [name for name in wished if not (case.facts["users"].get(name) or {}).get("rootless_docker")]
+    if new:
+        case.changes.append(f"set up a rootless engine for {', '.join(new)}")
+    return {
+        # Those who have none yet.
+        "users": [{"name": name, "uid": (case.facts["users"].get(name) or {}).get("uid")} for name in new],
+        "packages": list(_ROOTLESS[origin]),
+        "script": _ROOTLESS_SCRIPT[origin],
+    }
 
 
 def _candidate(case: Case, source: str) -> str | None:

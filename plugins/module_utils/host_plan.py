@@ -95,6 +95,7 @@ WISHES: dict[str, tuple[str, Any]] = {
     "engine_defaults": ("docker_engine_defaults", True),
     "engine_data_root": ("docker_engine_data_root", ""),
     "engine_registry_mirrors": ("docker_engine_registry_mirrors", []),
+    "engine_rootless_users": ("docker_engine_rootless_users", []),
     "engine_force": ("docker_engine_force", False),
     "engine_repository_url": ("docker_engine_repository_url", ""),
     "engine_repository_key_url": ("docker_engine_repository_key_url", ""),

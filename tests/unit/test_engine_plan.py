@@ -143,6 +143,40 @@ def test_engine_that_cannot_be_is_refused(facts: dict[str, Any], wishes: dict[st
     assert plan(facts, docker_engine_state="absent", **wishes)["refusals_of"]["docker_engine"] == []
 
 
+ROOTLESS = [
+    ("debian 12", None, {}, "docker-ce-rootless-extras", "/usr/bin/dockerd-rootless-setuptool.sh"),
+    ("debian 12", "29.4.3", {"docker-ce": "5:29.4.3-1"}, "docker-ce-rootless-extras", "/usr/bin/"),
+    ("ubuntu 24.04", "29.1.3", {"docker.io": "29.1.3-1"}, "rootlesskit", "/usr/share/docker.io/contrib/"),
+]
+
+
+@pytest.mark.parametrize(("release", "docker", "packages", "package", "script"), ROOTLESS)
+def test_rootless_engines(
+    release: str, docker: str | None, packages: dict[str, str], package: str, script: str
+) -> None:
+    facts = box(release, docker, packages=packages)
+    facts["users"]["alice"]["rootless_docker"] = True
+    made = plan(facts, engine_rootless_users=["alice", "bob"])
+    rootless = made["engine"]["rootless"]
+    assert package in made["engine"]["packages"]
+    assert package in rootless["packages"]
+    assert rootless["script"].startswith(script)
+    assert rootless["users"] == [{"name": "bob", "uid": 1001}], "alice has hers"
+    assert made["refusals"] == []
+    assert any("rootless engine for bob" in change for change in made["changes"])
+    assert not any("no-cgroups" in str(value) for value in (made["engine"], made["toolkit"]))
+    assert plan(facts)["engine"]["rootless"] == {"users": [], "packages": [], "script": None}
+
+
+def test_rootless_engine_that_would_see_no_gpu_or_has_no_user_is_refused() -> None:
+    (said,) = plan(box("debian 13"), engine_rootless_users=["alice"])["refusals_of"]["docker_engine"]
+    assert "Docker 26.1.5 has no GPUs for rootless engines" in said
+    assert "docker_engine_rootless_users=" in said
+    assert plan(box("debian 13", gpus=0), engine_rootless_users=["alice"])["refusals"] == []
+    (said,) = plan(box("debian 12"), engine_rootless_users=["carol"])["refusals_of"]["docker_engine"]
+    assert "Found no user 'carol'" in said
+
+
 def test_data_root_with_force_and_unchanged() -> None:
     used = box(docker="29.1.3", docker__data_used=True)
     assert plan(used, engine_data_root="/srv/docker", engine_force=True)["refusals"] == []

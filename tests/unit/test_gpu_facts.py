@@ -475,11 +475,14 @@ def test_accounts(tree: Tree) -> None:
     tree.file("etc/group", "root:x:0:\nalice:x:1000:\nml:x:900:alice,bob\nodd:x:nan:\n")
     facts = tree.look(users=["alice", "bob"], groups=["ml", "odd", "none"])
     alice = {"uid": 1000, "gid": 1000, "group": "alice", "home": "/home/alice", "groups": ["alice", "ml"]}
-    assert facts["users"] == {"alice": {**alice, "home_exists": False, "home_links": {}}, "bob": None}
+    bare = {"home_exists": False, "home_links": {}, "rootless_docker": False}
+    assert facts["users"] == {"alice": {**alice, **bare}, "bob": None}
     tree.link("home/alice/.cache/huggingface", "/big/alice")
     tree.folder("home/alice/.kaggle")
+    tree.file("home/alice/.config/systemd/user/docker.service", "[Service]\n")
     made = tree.look(users=["alice"])["users"]["alice"]
     assert (made["home_exists"], made["home_links"]) == (True, {".cache/huggingface": "/big/alice"})
+    assert made["rootless_docker"]
     assert facts["groups"] == {"ml": {"gid": 900, "members": ["alice", "bob"]}, "odd": None, "none": None}
 
 
