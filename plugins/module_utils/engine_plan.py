@@ -243,7 +243,7 @@ def _beside(case: Case, wished: str) -> tuple[str, ...]:
 
 
 def _rootless(case: Case, source: str, version: str | None) -> dict[str, Any]:
-    """Return what the wished rootless engines need; each is its user's own, and nothing of it is in the system's files."""
+    """Return what the wished rootless engines need; each is its user's own, nothing of it is in the system's files."""
     wished: list[str] = case.wishes["engine_rootless_users"]
     if not wished:
         return {"users": [], "packages": [], "script": None}
