@@ -133,7 +133,10 @@ def test_old_specification_is_moved_away_with_a_copy(host: Any) -> None:
 
 
 def test_what_a_tutorial_left_is_told(host: Any, again: Again) -> None:
-    ran = again(gpufleet_containers=True)
+    wishes = {"gpufleet_containers": True, "container_toolkit_without_gpu": True}
+    told = again(playbook="../../playbooks/plan.yml", **wishes)
+    assert "Found no-cgroups = true in /etc/nvidia-container-runtime/config.toml" in json.dumps(told.result)
+    ran = again(**wishes)
     assert ran.ok, ran.sentence
     assert ran.changed == 0
     assert host.run(f"grep '^no-cgroups = true' {CONFIG}").rc == 0, "it is not ours to change"
