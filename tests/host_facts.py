@@ -92,6 +92,7 @@ def host(
             "packages": {},
             "snap": False,
             "docker": {"data_root": "/var/lib/docker", "data_used": False, "swarm": False, "cdi": None, "flags": []},
+            "containerd": {"configured": False, "version": None, "imports": [], "systemd_cgroup": False},
             "toolkit": {"mode": None, "no_cgroups": None},
             "cdi_specs": [],
             "images": None,

@@ -13,7 +13,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._root import Root
 
 _PACKAGES = re.compile(
     r"(docker|moby-engine|moby-cli|moby-buildx|moby-compose|containerd|runc$|podman|crun$|cri-o"
-    r"|nvidia-container-|libnvidia-container)"
+    r"|nvidia-container-|libnvidia-container|rootlesskit$|uidmap$|dbus-user-session$|slirp4netns$)"
 )
 _UNITS = ("/etc/systemd/system/docker.service", "/lib/systemd/system/docker.service")
 # The daemon's flags whose key in daemon.json has another name.
@@ -37,6 +37,7 @@ def look_at_containers(root: Root, packages: list[Package]) -> dict[str, Any]:
         },
         "snap": root.exists("/snap/bin/docker"),
         "docker": _docker(root),
+        "containerd": _containerd(root),
         "toolkit": _toolkit(root),
         "images": _images(root),
         "built": _built(root),
@@ -79,6 +80,21 @@ def _flags(root: Root) -> list[str]:
     options = re.search(r"^\s*DOCKER_OPTS=(.*)$", root.text("/etc/default/docker") or "", re.MULTILINE)
     commands += [options.group(1)] if options else []
     return [flag for command in commands for flag in re.findall(r"(?<=[\s\"'])--?([A-Za-z][\w-]*)", command)]
+
+
+def _containerd(root: Root) -> dict[str, Any]:
+    """Return what decides whether containerd reads a drop-in; null and empty where its configuration says nothing."""
+    text = root.text("/etc/containerd/config.toml")
+    plain = re.sub(r"(?m)^\s*#.*$", "", text or "")
+    top = re.split(r"(?m)^\s*\[", plain)[0]
+    version = re.search(r"(?m)^\s*version\s*=\s*(\d+)", top)
+    imports = re.search(r"(?ms)^\s*imports\s*=\s*\[(.*?)\]", top)
+    return {
+        "configured": text is not None,
+        "version": int(version.group(1)) if version else None,
+        "imports": re.findall(r"[\"']([^\"']+)[\"']", imports.group(1)) if imports else [],
+        "systemd_cgroup": bool(re.search(r"(?m)^\s*SystemdCgroup\s*=\s*true", plain)),
+    }
 
 
 def _toolkit(root: Root) -> dict[str, Any]:

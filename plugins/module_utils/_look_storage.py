@@ -133,6 +133,8 @@ def _user(root: Root, uid: int, gid: int, home: str, group: str | None, groups: 
         "home_exists": bool(home) and _kind(root, home) == "directory",
         "home_links": {path: target for path in _HOME_LINKS if (target := root.link(f"{home}/{path}")) is not None},
         "groups": sorted({item for item in groups if item}),
+        # What Docker's own script for a rootless engine leaves.
+        "rootless_docker": bool(home) and root.exists(f"{home}/.config/systemd/user/docker.service"),
     }
 
 

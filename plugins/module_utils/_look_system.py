@@ -268,8 +268,10 @@ def look_at_engines(root: Root, packages: list[Package]) -> dict[str, str | None
     for name, (names, binary, argv) in _ENGINES.items():
         version = next((_upstream(installed[package]) for package in names if package in installed), None)
         if version is None and root.exists(binary):
-            spoken = re.search(r"\d+\.\d+[\w.+~-]*", root.command(*argv) or "")
-            version = spoken.group(0) if spoken else None
+            said = root.command(*argv) or ""
+            spoken = re.search(r"\d+\.\d+[\w.+~-]*", said)
+            # podman-docker's program of this name is podman, which says so.
+            version = spoken.group(0) if spoken and (name == "podman" or "podman" not in said) else None
         found[name] = version
     return found
 

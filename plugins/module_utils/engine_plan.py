@@ -38,11 +38,22 @@ _DISTRIBUTION: dict[tuple[str, str], Engine] = {
 _DOCKER = Engine(
     ("docker-ce", "docker-ce-cli", "containerd.io", "docker-buildx-plugin", "docker-compose-plugin"), "29.0"
 )
-# Packages that bring the same files. They go in the transaction that brings the engine, and only then.
+# What a rootless engine needs beside the engine, and where its script is. Debian's docker.io has the scripts itself.
+_ROOTLESS: dict[str, tuple[str, ...]] = {
+    "docker": ("docker-ce-rootless-extras", "uidmap", "dbus-user-session", "slirp4netns"),
+    "distribution": ("rootlesskit", "uidmap", "dbus-user-session", "slirp4netns"),
+}
+_ROOTLESS_SCRIPT = {
+    "docker": "/usr/bin/dockerd-rootless-setuptool.sh",
+    "distribution": "/usr/share/docker.io/contrib/dockerd-rootless-setuptool.sh",
+}
+# Packages that bring the same files; they go when the engine comes, and only then.
 _CONFLICTS: dict[str, tuple[str, ...]] = {
     "docker": ("docker.io", "docker-compose", "docker-compose-v2", "docker-doc", "podman-docker", "containerd", "runc"),
     "distribution": ("podman-docker", "containerd.io"),
 }
+# Of these the ones that the engine's packages name themselves, so that apt finds the way that others depend on.
+_NAMED_CONFLICTS = ("containerd", "runc", "containerd.io")
 _ENGINES = ("docker-ce", "docker.io", "moby-engine")
 _EXTRAS: dict[str, tuple[str, ...]] = {
     "buildx": ("docker-buildx-plugin", "docker-buildx", "moby-buildx"),
@@ -71,11 +82,20 @@ TOOLKIT_PACKAGES = (
     "nvidia-container-toolkit",
 )
 TOOLKIT_FLOOR, _FLOOR_REASON = "1.19.1", "CVE-2026-24260, by which a container's image takes over the host"
-# version -> why it must not be there, for versions above the floor.
+# version -> why it must not be there, for versions above the floor. None is known that breaks every host.
 KNOWN_BAD: dict[str, str] = {}
+# (a way to ask for GPUs, the version that mended it) -> what is wrong there before.
+FLAWS: dict[tuple[str, str], str] = {
+    ("runtime", "1.20.0"): "an upgrade of it may set its runtime's mode back, until this role runs again",
+}
+# The engines that are served, and the oldest of each that reads specifications. For an older Docker there is a way
+# round it; the others are left out by name.
+ENGINES: dict[str, str] = {"docker": _CDI, "podman": "4.1", "containerd": "1.7", "crio": "1.23"}
 # The toolkit's specifications are of CDI 0.7; what is older reads them only without the additional groups.
-SPEC_FLOORS: dict[str, str] = {"docker": "26.1.0", "podman": "5.1.0", "containerd": "1.7.16"}
+SPEC_FLOORS: dict[str, str] = {"docker": "26.1.0", "podman": "5.1.0", "containerd": "1.7.16", "crio": "1.30"}
 _OLDER_SPEC = "no-additional-gids-for-device-nodes"
+_RUNTIME = "/usr/bin/nvidia-container-runtime"
+_CONTAINERD_CONFIG, _CONTAINERD_DROP_INS = "/etc/containerd/config.toml", "/etc/containerd/conf.d"
 
 
 class Case:
@@ -130,14 +150,18 @@ def plan_engine(case: Case) -> dict[str, Any]:
     missing = [name for name in packages if name not in case.packages]
     extras = {extra: _extra(case, extra) for extra in _EXTRAS}
     settings = _settings(case)
+    rootless = _rootless(case, source, version)
+    missing += [name for name in rootless["packages"] if name not in case.packages]
     unit = case.facts["units"].get("docker.service") or {}
     ready = {
         "packages": found is not None and not missing,
         "running": unit.get("active") == "active" and unit.get("enabled") == "enabled",
     }
+    conflicts = [name for name in _CONFLICTS.get(source, ()) if name in case.packages] if not found else []
     if missing:
         origin = " from Docker's repository" if source == "docker" else ""
-        case.changes.append(f"install {', '.join(missing)}{origin}")
+        instead = f" in place of {', '.join(conflicts)}" if conflicts else ""
+        case.changes.append(f"install {', '.join(missing)}{origin}{instead}")
     _check_compose(case, extras, [*packages, *case.packages])
     return {
         "action": "keep" if found else "install",
@@ -145,7 +169,8 @@ def plan_engine(case: Case) -> dict[str, Any]:
         "version": found,
         "expected": version,
         "packages": missing,
-        "conflicts": [name for name in _CONFLICTS.get(source, ()) if name in case.packages] if not found else [],
+        "conflicts": conflicts,
+        "removals": [name for name in conflicts if name not in _NAMED_CONFLICTS],
         "repository": _docker_repository(case) if source == "docker" and not found else None,
         **extras,
         "compose_floor": COMPOSE_FLOOR,
@@ -153,6 +178,7 @@ def plan_engine(case: Case) -> dict[str, Any]:
         "settings": settings,
         "defaults": _defaults(case, settings),
         "reloaded": list(RELOADED),
+        "rootless": rootless,
         "busy": busy(case.facts),
         "ready": ready,
     }
@@ -214,6 +240,35 @@ def _beside(case: Case, wished: str) -> tuple[str, ...]:
     if engine == "docker.io" and own:
         return tuple(name for name in own.packages if name not in ("docker.io", "docker-cli"))
     return ()
+
+
+def _rootless(case: Case, source: str, version: str | None) -> dict[str, Any]:
+    """Return what the wished rootless engines need; each is its user's own, nothing of it is in the system's files."""
+    wished: list[str] = case.wishes["engine_rootless_users"]
+    if not wished:
+        return {"users": [], "packages": [], "script": None}
+    origin = "docker" if source == "docker" or "docker-ce" in case.packages else "distribution"
+    for name in wished:
+        if not case.facts["users"].get(name):
+            case.refuse(
+                f"Found no user '{name}' on the host", "engine_rootless_users", f"create {name} or leave it out"
+            )
+    if case.facts["gpus"] and not at_least(version, _CDI_BY_ITSELF):
+        case.refuse(
+            f"Found that Docker {version} has no GPUs for rootless engines, as {_CDI_BY_ITSELF} has",
+            "engine_rootless_users",
+            "set docker_engine_source to docker before an engine is there, or leave rootless engines out",
+        )
+    case.warnings.append("docker_engine_rootless_users is a preview: nobody has run it for real yet.")
+    new = [name for name in wished if not (case.facts["users"].get(name) or {}).get("rootless_docker")]
+    if new:
+        case.changes.append(f"set up a rootless engine for {', '.join(new)}")
+    return {
+        # Those who have none yet.
+        "users": [{"name": name, "uid": (case.facts["users"].get(name) or {}).get("uid")} for name in new],
+        "packages": list(_ROOTLESS[origin]),
+        "script": _ROOTLESS_SCRIPT[origin],
+    }
 
 
 def _candidate(case: Case, source: str) -> str | None:
@@ -316,7 +371,12 @@ def plan_toolkit(case: Case, engine: Mapping[str, Any], gpus: int, engine_comes:
             "install it yourself and set container_toolkit_state to absent, or leave the role out",
         )
     docker = engine["version"] or (engine["expected"] if engine_comes else None)
+    engines = _engines(case, docker)
+    docker = docker if "docker" in engines else None
     way, settings = _way(case, docker)
+    for (flawed, mended), text in FLAWS.items():
+        if way == flawed and not at_least(version, mended):
+            case.warnings.append(f"The container toolkit {version} has a flaw that {mended} has not: {text}.")
     missing = [name for name in TOOLKIT_PACKAGES if case.packages.get(name) != version]
     if missing:
         installed = case.packages.get(TOOLKIT_PACKAGES[3])
@@ -338,11 +398,16 @@ def plan_toolkit(case: Case, engine: Mapping[str, Any], gpus: int, engine_comes:
         "packages": [f"{name}={version}" for name in TOOLKIT_PACKAGES] if missing else [],
         "repository": _toolkit_repository(case),
         "pins": [{"packages": list(TOOLKIT_PACKAGES), "pin": f"version {version}", "priority": 1001}],
+        "engines": list(engines),
         "docker": docker,
         "way": way,
+        "proofs": [*([way] if docker else []), *(["podman"] if "podman" in engines else [])],
+        "drop_ins": [_DROP_INS[name](case, engines[name]) for name in engines if name in _DROP_INS],
+        "imports": _imports(case) if "containerd" in engines else None,
+        "dev_char": way == "legacy",
         "settings": settings,
         "config_mode": "cdi" if way == "runtime" else None,
-        "feature_flags": _feature_flags(case, docker),
+        "feature_flags": _feature_flags(case, docker, engines),
         "stale": stale,
         "gpus": gpus,
         "ready": {"packages": not missing, "units": all(unit.get("enabled") == "enabled" for unit in units)},
@@ -378,16 +443,81 @@ def _way(case: Case, docker: str | None) -> tuple[str, dict[str, Any]]:
     return "cdi", {} if by_itself else {"features": {"cdi": True}}
 
 
-def _feature_flags(case: Case, docker: str | None) -> list[str]:
-    versions = {**case.facts["engines"], "docker": docker}
+def _engines(case: Case, docker: str | None) -> dict[str, str | None]:
+    """Return the engines that are served, with their versions: those that are there, or those that are wished."""
+    found = {
+        "docker": docker,
+        "podman": case.facts["engines"]["podman"],
+        # Docker's own containerd is Docker's affair.
+        "containerd": case.facts["engines"]["containerd"] if not docker else None,
+        "crio": _upstream(case.packages.get("cri-o")),
+    }
+    wished = case.wishes["toolkit_engines"]
+    unknown = sorted(set(wished) - set(ENGINES))
+    if unknown:
+        case.refuse(f"Found no engine '{unknown[0]}'", "toolkit_engines", f"choose from {', '.join(ENGINES)}")
+    chosen = {name: version for name, version in found.items() if version or name in wished}
+    if wished:
+        chosen = {name: chosen[name] for name in ENGINES if name in wished}
+        if "containerd" in chosen:
+            chosen["containerd"] = case.facts["engines"]["containerd"]
+    for name, version in list(chosen.items()):
+        if name != "docker" and version and not at_least(version, ENGINES[name]):
+            case.warnings.append(f"{name} {version} reads no CDI specifications, as {ENGINES[name]} does: left out.")
+            del chosen[name]
+    return chosen
+
+
+def _containerd_drop_in(case: Case, version: str | None) -> dict[str, Any]:
+    """Return the runtime for the container runtime interface, in the form that the main file has."""
+    found = case.facts["containers"]["containerd"]
+    form = found["version"] or (3 if at_least(version, "2.0") else 2)
+    plugin = 'plugins."io.containerd.grpc.v1.cri"' if form < 3 else "plugins.'io.containerd.cri.v1.runtime'"
+    lines = [f"version = {form}", "", f"[{plugin}]", "enable_cdi = true"]
+    lines += ["", f"[{plugin}.containerd.runtimes.nvidia]", 'runtime_type = "io.containerd.runc.v2"']
+    lines += ["", f"[{plugin}.containerd.runtimes.nvidia.options]", f'BinaryName = "{_RUNTIME}"']
+    lines += ["SystemdCgroup = true"] if found["systemd_cgroup"] else []  # as runc has it
+    return {
+        "path": f"{_CONTAINERD_DROP_INS}/99-gpufleet-nvidia.toml",
+        "lines": lines,
+        "unit": "containerd.service" if version else None,
+    }
+
+
+def _crio_drop_in(_case: Case, version: str | None) -> dict[str, Any]:
+    lines = ["[crio.runtime.runtimes.nvidia]", f'runtime_path = "{_RUNTIME}"', 'runtime_type = "oci"']
+    unit = "crio.service" if version else None
+    return {"path": "/etc/crio/crio.conf.d/99-gpufleet-nvidia.toml", "lines": lines, "unit": unit}
+
+
+_DROP_INS = {"containerd": _containerd_drop_in, "crio": _crio_drop_in}
+
+
+def _imports(case: Case) -> dict[str, Any]:
+    """Return what makes containerd read its drop-ins: a line in its own file, which keeps all others."""
+    found, pattern = case.facts["containers"]["containerd"], f"{_CONTAINERD_DROP_INS}/*.toml"
+    ready = pattern in found["imports"]
+    if found["imports"] and not ready:
+        case.warnings.append(
+            f"{_CONTAINERD_CONFIG} imports {', '.join(found['imports'])} and so not the drop-in for GPUs: "
+            f'add "{pattern}" to that list.'
+        )
+    return {
+        "path": _CONTAINERD_CONFIG,
+        "line": f'imports = ["{pattern}"]',
+        # None is written where somebody has a list of his own.
+        "action": "none" if found["imports"] else "line" if found["configured"] else "file",
+    }
+
+
+def _feature_flags(case: Case, docker: str | None, engines: Mapping[str, str | None]) -> list[str]:
     old = [
-        f"{name} {versions[name]}"
-        for name, floor in SPEC_FLOORS.items()
-        if versions.get(name)
-        and not at_least(versions[name], floor)
+        f"{name} {version}"
+        for name, version in engines.items()
+        if version
+        and not at_least(version, SPEC_FLOORS[name])
         # An engine that reads no specification at all is served by the toolkit's runtime.
         and not (name == "docker" and not at_least(docker, _CDI))
-        and not (name == "containerd" and docker)
     ]
     if old:
         case.warnings.append(f"{' and '.join(old)} cannot read CDI 0.7, so the specification is written for them.")

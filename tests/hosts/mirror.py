@@ -27,8 +27,8 @@ NAMES = (
 )
 _START_SECONDS = 15
 _SOURCES = (
-    *("archives.py", "driver_packages.py", "mirror.py", "packages.py", "pki.py", "server.py", "stand_in.py"),
-    "toolkit_packages.py",
+    *("archives.py", "driver_packages.py", "engine_packages.py", "mirror.py", "packages.py", "pki.py", "server.py"),
+    *("stand_in.py", "toolkit_packages.py"),
 )
 _CHECK = f"""
 import ssl, urllib.request as u
@@ -111,7 +111,7 @@ def _make(content: Path) -> None:
         _json(www / OWN / "uv/downloads.json", python.downloads())
         _json(www / OWN / "uv/downloads-wrong-checksum.json", python.downloads("0" * 64))
         signer, stranger = packages.Signer("gpufleet test packages"), packages.Signer("a stranger")
-        packages.make(www, signer)
+        packages.make(www, signer, cache() / "archives")
         stranger.export(www / OWN / "keys/stranger.asc", armor=True)
         variables = {
             "apt_key_fingerprint": signer.fingerprint,

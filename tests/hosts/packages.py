@@ -10,10 +10,12 @@ import gzip
 import platform
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from hosts import driver_packages as driver
+from hosts import engine_packages as engine
 from hosts import toolkit_packages as toolkit
 from hosts.common import HostsError, need, run
 from hosts.stand_in import File, Package, debian_arch
@@ -30,7 +32,7 @@ def nvidia_arch() -> str:
 
 @dataclass(frozen=True)
 class Repository:
-    """A signed flat repository at `https://<host>/<path>/`, with its keys at paths of the same host."""
+    """A signed repository at `https://<host>/<path>/`, with its keys at paths of the same host."""
 
     host: str
     path: str
@@ -39,6 +41,9 @@ class Repository:
     packages: tuple[Package, ...]
     armored_keys: tuple[str, ...] = ()
     binary_keys: tuple[str, ...] = ()
+    suite: str = ""  # none is NVIDIA's flat layout; with one, its component `stable` stands below dists/
+    # Where the real packages are that some of these wrap.
+    wrapped: Callable[[Path], Path] | None = None
 
 
 def _cuda(distro: str, key: str) -> Repository:
@@ -88,6 +93,16 @@ REPOSITORIES: tuple[Repository, ...] = (
         packages=(*toolkit.packages_of("1.20.0-1"), *toolkit.packages_of("1.20.1-1")),
         armored_keys=("libnvidia-container/gpgkey",),
     ),
+    Repository(
+        host="download.docker.com",
+        path="linux/debian",
+        origin="Docker",
+        label="Docker CE",
+        packages=engine.packages_of("debian.12", "bookworm"),
+        armored_keys=("linux/debian/gpg",),
+        suite="bookworm",
+        wrapped=engine.fetch,
+    ),
 )
 
 
@@ -127,9 +142,14 @@ def _write(path: Path, content: str, mode: int) -> None:
     path.chmod(mode)
 
 
-def _build(package: Package, keyring: Path, target: Path) -> None:
+def _build(package: Package, keyring: Path, target: Path, wrapped: Path | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
+        if package.wraps and wrapped:
+            (archive,) = wrapped.glob(f"{package.wraps}_*.deb")
+            run(["dpkg-deb", "-x", archive, tree])
+            # Somebody's settings lie there, and only dpkg's list of such files would spare them.
+            shutil.rmtree(tree / "etc", ignore_errors=True)
         _write(tree / "DEBIAN/control", package.control(), 0o644)
         for name, script in package.scripts.items():
             _write(tree / "DEBIAN" / name, script, 0o755)
@@ -139,12 +159,13 @@ def _build(package: Package, keyring: Path, target: Path) -> None:
                 shutil.copyfile(keyring, tree / path)
         for folder in (tree, *(each for each in tree.rglob("*") if each.is_dir())):
             folder.chmod(0o755)
-        name = f"{package.name}_{package.version}_{package.architecture or debian_arch()}.deb"
-        run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-b", tree, target / name])
+        version = package.version.rpartition(":")[2]
+        name = f"{package.name}_{version}_{package.architecture or debian_arch()}.deb"
+        run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "-b", tree, target / name])
 
 
-def make(www: Path, signer: Signer) -> None:
-    """Make every repository of the table under `www/<host>/`.
+def make(www: Path, signer: Signer, archives: Path) -> None:
+    """Make every repository of the table under `www/<host>/`; what was fetched for it stays in `archives`.
 
     Raises:
         HostsError: two repositories claim the same place.
@@ -156,7 +177,8 @@ def make(www: Path, signer: Signer) -> None:
     if len(set(places)) < len(places):
         raise HostsError(f"two repositories in the table have the same address: {places}.")
     for repository in REPOSITORIES:
-        make_one(repository, www / repository.host / repository.path, signer, keyring)
+        wrapped = repository.wrapped(archives / "debian13") if repository.wrapped else None
+        make_one(repository, www / repository.host / repository.path, signer, keyring, wrapped)
         for path in repository.armored_keys:
             signer.export(www / repository.host / path, armor=True)
         for path in repository.binary_keys:
@@ -164,20 +186,27 @@ def make(www: Path, signer: Signer) -> None:
     keyring.unlink()
 
 
-def make_one(repository: Repository, flat: Path, signer: Signer, keyring: Path) -> None:
+def make_one(repository: Repository, place: Path, signer: Signer, keyring: Path, wrapped: Path | None = None) -> None:
     """Make one repository in a folder, without its keys."""
-    flat.mkdir(parents=True)
+    pool = place / "pool" if repository.suite else place
+    pool.mkdir(parents=True)
     for package in repository.packages:
-        _build(package, keyring, flat)
-    _index(repository, flat)
-    signer.sign(flat / "Release")
+        _build(package, keyring, pool, wrapped)
+    signer.sign(_index(repository, place, pool))
 
 
-def _index(repository: Repository, flat: Path) -> None:
-    packages = run(["apt-ftparchive", "packages", "."], cwd=flat)
-    (flat / "Packages").write_text(packages)
-    (flat / "Packages.gz").write_bytes(gzip.compress(packages.encode(), mtime=0))
+def _index(repository: Repository, place: Path, pool: Path) -> Path:
+    """Write the lists of packages, and return the file that is signed."""
+    top = place / "dists" / repository.suite if repository.suite else place
+    lists = top / f"stable/binary-{debian_arch()}" if repository.suite else place
+    lists.mkdir(parents=True, exist_ok=True)
+    packages = run(["apt-ftparchive", "packages", pool.relative_to(place)], cwd=place)
+    (lists / "Packages").write_text(packages)
+    (lists / "Packages.gz").write_bytes(gzip.compress(packages.encode(), mtime=0))
     fields = {"Origin": repository.origin, "Label": repository.label, "Architectures": f"{debian_arch()} all"}
+    if repository.suite:
+        fields |= {"Suite": repository.suite, "Codename": repository.suite, "Components": "stable"}
     options = [word for key, value in fields.items() for word in ("-o", f"APT::FTPArchive::Release::{key}={value}")]
-    release = run(["apt-ftparchive", *options, "release", "."], cwd=flat)
-    (flat / "Release").write_text(release)
+    release = run(["apt-ftparchive", *options, "release", "."], cwd=top)
+    (top / "Release").write_text(release)
+    return top / "Release"

@@ -39,6 +39,7 @@ class Package:
     conflicts: str = ""
     provides: str = ""
     scripts: Mapping[str, str] = field(default_factory=dict)  # maintainer scripts, by name
+    wraps: str = ""  # a real package of Debian 13, whose programs this one brings
 
     def control(self) -> str:
         """Return the control file."""

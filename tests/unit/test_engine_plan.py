@@ -68,6 +68,15 @@ def test_where_an_engine_comes_from(release: str, wished: str, source: str, pack
     assert any(package in change for change in made["changes"])
 
 
+def test_what_brings_the_same_files_goes() -> None:
+    made = plan(box("debian 12", packages={"podman-docker": "4.3.1", "podman": "4.3.1", "runc": "1.1.5"}))
+    assert made["engine"]["conflicts"] == ["podman-docker", "runc"]
+    assert made["engine"]["removals"] == ["podman-docker"], "apt knows of the other"
+    assert any(
+        change.endswith("from Docker's repository in place of podman-docker, runc") for change in made["changes"]
+    )
+
+
 def test_dockers_repository() -> None:
     repository = plan(box("debian 12"))["engine"]["repository"]
     assert repository["url"] == "https://download.docker.com/linux/debian"
@@ -132,6 +141,40 @@ def test_engine_that_cannot_be_is_refused(facts: dict[str, Any], wishes: dict[st
     assert not any(said in text for text in unwished["refusals"]), "nobody asked for containers"
     assert unwished["unwished_roles"] == ["docker_engine", "container_toolkit", "dev_container"]
     assert plan(facts, docker_engine_state="absent", **wishes)["refusals_of"]["docker_engine"] == []
+
+
+ROOTLESS = [
+    ("debian 12", None, {}, "docker-ce-rootless-extras", "/usr/bin/dockerd-rootless-setuptool.sh"),
+    ("debian 12", "29.4.3", {"docker-ce": "5:29.4.3-1"}, "docker-ce-rootless-extras", "/usr/bin/"),
+    ("ubuntu 24.04", "29.1.3", {"docker.io": "29.1.3-1"}, "rootlesskit", "/usr/share/docker.io/contrib/"),
+]
+
+
+@pytest.mark.parametrize(("release", "docker", "packages", "package", "script"), ROOTLESS)
+def test_rootless_engines(
+    release: str, docker: str | None, packages: dict[str, str], package: str, script: str
+) -> None:
+    facts = box(release, docker, packages=packages)
+    facts["users"]["alice"]["rootless_docker"] = True
+    made = plan(facts, engine_rootless_users=["alice", "bob"])
+    rootless = made["engine"]["rootless"]
+    assert package in made["engine"]["packages"]
+    assert package in rootless["packages"]
+    assert rootless["script"].startswith(script)
+    assert rootless["users"] == [{"name": "bob", "uid": 1001}], "alice has hers"
+    assert made["refusals"] == []
+    assert any("rootless engine for bob" in change for change in made["changes"])
+    assert not any("no-cgroups" in str(value) for value in (made["engine"], made["toolkit"]))
+    assert plan(facts)["engine"]["rootless"] == {"users": [], "packages": [], "script": None}
+
+
+def test_rootless_engine_that_would_see_no_gpu_or_has_no_user_is_refused() -> None:
+    (said,) = plan(box("debian 13"), engine_rootless_users=["alice"])["refusals_of"]["docker_engine"]
+    assert "Docker 26.1.5 has no GPUs for rootless engines" in said
+    assert "docker_engine_rootless_users=" in said
+    assert plan(box("debian 13", gpus=0), engine_rootless_users=["alice"])["refusals"] == []
+    (said,) = plan(box("debian 12"), engine_rootless_users=["carol"])["refusals_of"]["docker_engine"]
+    assert "Found no user 'carol'" in said
 
 
 def test_data_root_with_force_and_unchanged() -> None:
@@ -278,8 +321,86 @@ SPECS = [
 @pytest.mark.parametrize(("docker", "podman", "flags"), SPECS)
 def test_specification_for_older_readers(docker: str, podman: str | None, flags: list[str]) -> None:
     facts = box(docker=docker)
-    facts["engines"].update(podman=podman, containerd="1.6.20")
+    facts["engines"].update(podman=podman, containerd="1.6.20")  # Docker's own
     assert plan(facts)["toolkit"]["feature_flags"] == flags
+
+
+def others(facts: dict[str, Any], wished: list[str] | None = None, **engines: str | None) -> dict[str, Any]:
+    facts["engines"].update(engines)
+    return plan(facts, toolkit_engines=wished or [], docker_engine_state="absent")
+
+
+ENGINES = [
+    ({}, [], [], []),
+    ({"containerd": "1.7.24"}, [], ["containerd"], ["/etc/containerd/conf.d/99-gpufleet-nvidia.toml"]),
+    ({"containerd": "1.6.20"}, [], [], []),
+    ({"docker": "26.1.5", "containerd": "1.7.24"}, [], ["docker"], []),
+    ({"docker": "26.1.5", "podman": "5.4.2"}, [], ["docker", "podman"], []),
+    ({"podman": "4.0.9"}, [], [], []),
+    ({"docker": "26.1.5", "podman": "5.4.2"}, ["podman"], ["podman"], []),
+    (
+        {"docker": "26.1.5", "containerd": "1.7.24"},
+        ["docker", "containerd", "crio"],
+        ["docker", "containerd", "crio"],
+        ["/etc/containerd/conf.d/99-gpufleet-nvidia.toml", "/etc/crio/crio.conf.d/99-gpufleet-nvidia.toml"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("found", "wished", "served", "files"), ENGINES)
+def test_engines_that_are_served(found: dict[str, str], wished: list[str], served: list[str], files: list[str]) -> None:
+    made = others(box(), wished, **found)
+    toolkit = made["toolkit"]
+    assert (toolkit["engines"], [drop_in["path"] for drop_in in toolkit["drop_ins"]]) == (served, files)
+    assert toolkit["proofs"] == [
+        {"docker": "cdi", "podman": "podman"}[name] for name in served if name in "docker podman"
+    ]
+    assert (toolkit["settings"] == CDI) == ("docker" in served)
+    too_old = [name for name in ("podman", "containerd") if name in found and not toolkit["drop_ins"] + served]
+    assert all(any(text.startswith(name) and "left out" in text for text in made["warnings"]) for name in too_old)
+
+
+def test_an_engine_that_nobody_knows_is_refused() -> None:
+    assert "no engine 'lxc'" in others(box(), ["lxc"])["refusals_of"]["container_toolkit"][0]
+
+
+CONTAINERD = [
+    ("1.7.24", {}, 'plugins."io.containerd.grpc.v1.cri"', "version = 2", "file"),
+    ("2.1.4", {}, "plugins.'io.containerd.cri.v1.runtime'", "version = 3", "file"),
+    ("2.1.4", {"configured": True, "version": 2}, 'plugins."io.containerd.grpc.v1.cri"', "version = 2", "line"),
+    ("1.7.24", {"imports": ["/etc/containerd/conf.d/*.toml"]}, "grpc", "version = 2", "none"),
+    ("1.7.24", {"imports": ["/elsewhere/*.toml"], "systemd_cgroup": True}, "grpc", "version = 2", "none"),
+]
+
+
+@pytest.mark.parametrize(("version", "configured", "plugin", "form", "action"), CONTAINERD)
+def test_containerd_reads_a_drop_in(
+    version: str, configured: dict[str, Any], plugin: str, form: str, action: str
+) -> None:
+    facts = box()
+    facts["containers"]["containerd"].update(configured)
+    made = others(facts, containerd=version)
+    (drop_in,) = made["toolkit"]["drop_ins"]
+    assert drop_in["unit"] == "containerd.service"
+    assert drop_in["lines"][0] == form
+    assert plugin in "\n".join(drop_in["lines"])
+    assert ("SystemdCgroup = true" in drop_in["lines"]) == bool(configured.get("systemd_cgroup"))
+    assert made["toolkit"]["imports"]["action"] == action
+    assert any("/elsewhere/*.toml" in text for text in made["warnings"]) == ("elsewhere" in str(configured))
+
+
+def test_links_for_the_legacy_way_alone() -> None:
+    assert plan(box(docker="29.4.3"), toolkit_mode="legacy")["toolkit"]["dev_char"]
+    assert not plan(box(docker="29.4.3"))["toolkit"]["dev_char"]
+
+
+FLAWS = [("20.10.24", "1.19.1-1", True), ("20.10.24", "1.20.0-1", False), ("29.4.3", "1.19.1-1", False)]
+
+
+@pytest.mark.parametrize(("docker", "version", "told"), FLAWS)
+def test_flaws_of_a_version_are_told_where_they_matter(docker: str, version: str, told: bool) -> None:
+    warnings = plan(box(docker=docker), toolkit_version=version)["warnings"]
+    assert any("has a flaw" in text for text in warnings) == told
 
 
 def test_what_others_left() -> None:
@@ -323,6 +444,10 @@ def test_facts(tmp_path: Path) -> None:
                 '[nvidia-container-runtime]\n# mode = "x"\nmode = "cdi"\n'
                 '[nvidia-container-runtime.modes.cdi]\nmode = "no"\n'
             ),
+            "/etc/containerd/config.toml": (
+                '# imports = ["/no/*.toml"]\nversion = 2\nimports = [\n  "/a/*.toml",\n  \'/b.toml\',\n]\n[plugins]\n'
+                "  [plugins.x.options]\n    SystemdCgroup = true\nversion = 9\n"
+            ),
             "/snap/bin/docker": "",
         },
     )
@@ -340,6 +465,12 @@ def test_facts(tmp_path: Path) -> None:
             "swarm": True,
             "cdi": False,
             "flags": ["dns", "hosts", "labels", "log-driver", "registry-mirrors"],
+        },
+        "containerd": {
+            "configured": True,
+            "version": 2,
+            "imports": ["/a/*.toml", "/b.toml"],
+            "systemd_cgroup": True,
         },
         "toolkit": {"mode": "cdi", "no_cgroups": True},
         "cdi_specs": ["/etc/cdi/nvidia.yaml", "/run/cdi/nvidia.yaml"],

@@ -397,6 +397,20 @@ def test_engines_from_the_package_database(tree: Tree) -> None:
     assert facts["toolkit"] == "1.20.1"
 
 
+@pytest.mark.parametrize(
+    ("said", "version"),
+    [("Docker version 26.1.5+dfsg1, build a72d7cd", "26.1.5+dfsg1"), ("podman version 4.3.1", None), ("", None)],
+)
+def test_docker_of_no_package_is_asked_and_podman_under_its_name_is_none(
+    tmp_path: Path, said: str, version: str | None
+) -> None:
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/docker").touch()
+    root = Root(str(tmp_path))
+    root.command = lambda *_words: said
+    assert look_system.look_at_engines(root, [])["docker"] == version
+
+
 def test_gpu_processes(tree: Tree) -> None:
     tree.file("dev/nvidia0")
     tree.link("proc/4242/fd/3", "/dev/nvidia0")
@@ -461,11 +475,14 @@ def test_accounts(tree: Tree) -> None:
     tree.file("etc/group", "root:x:0:\nalice:x:1000:\nml:x:900:alice,bob\nodd:x:nan:\n")
     facts = tree.look(users=["alice", "bob"], groups=["ml", "odd", "none"])
     alice = {"uid": 1000, "gid": 1000, "group": "alice", "home": "/home/alice", "groups": ["alice", "ml"]}
-    assert facts["users"] == {"alice": {**alice, "home_exists": False, "home_links": {}}, "bob": None}
+    bare = {"home_exists": False, "home_links": {}, "rootless_docker": False}
+    assert facts["users"] == {"alice": {**alice, **bare}, "bob": None}
     tree.link("home/alice/.cache/huggingface", "/big/alice")
     tree.folder("home/alice/.kaggle")
+    tree.file("home/alice/.config/systemd/user/docker.service", "[Service]\n")
     made = tree.look(users=["alice"])["users"]["alice"]
     assert (made["home_exists"], made["home_links"]) == (True, {".cache/huggingface": "/big/alice"})
+    assert made["rootless_docker"]
     assert facts["groups"] == {"ml": {"gid": 900, "members": ["alice", "bob"]}, "odd": None, "none": None}
 
 

@@ -18,6 +18,8 @@ PACKAGES = [
 ]
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
 THEIRS = {"features": {"buildkit": True}, "labels": ["rack=7"]}
+CONTAINERD = "/etc/containerd/config.toml"
+DROP_INS = ["/etc/containerd/conf.d/99-gpufleet-nvidia.toml", "/etc/crio/crio.conf.d/99-gpufleet-nvidia.toml"]
 
 
 def old_engine(host: Any) -> bool:
@@ -35,13 +37,29 @@ def mode(host: Any) -> list[str]:
 
 
 def test_a_container_gets_its_gpu_and_keeps_it(host: Any, again: Again) -> None:
-    """The role's own proof; it goes red when the specification is taken away."""
+    """The role's own proof, by Docker and by podman; it goes red when the specification is taken away."""
     proof = again(playbook="proof.yml")
     assert proof.ok, proof.sentence
+    way = "--runtime nvidia --env NVIDIA_VISIBLE_DEVICES=all" if old_engine(host) else "--device nvidia.com/gpu=all"
+    said = json.dumps(proof.result)
+    assert f"(docker run {way}) has /dev/nvidia0" in said
+    assert "(podman run --device nvidia.com/gpu=all) has /dev/nvidia0" in said
     assert host.run("mv /run/cdi/nvidia.yaml /run/cdi/away").rc == 0
     assert "without its GPUs (/dev/nvidia0)" in again(playbook="proof.yml").sentence
     assert host.run("mv /run/cdi/away /run/cdi/nvidia.yaml").rc == 0
-    assert host.run("docker ps --all --quiet; docker images --quiet").stdout == "", "nothing is left"
+    assert host.run("for each in docker podman; do $each ps --all --quiet; $each images --quiet; done").stdout == ""
+
+
+def test_podmans_container_is_asked_too(host: Any, again: Again) -> None:
+    """It goes red for podman alone, while Docker's container has all."""
+    podman = "/usr/local/bin/podman"
+    assert host.run(f"printf '#!/bin/sh\necho no such device >&2; exit 125\n' > {podman}; chmod 755 {podman}").rc == 0
+    try:
+        sentence = again(playbook="proof.yml").sentence
+    finally:
+        host.run(f"rm {podman}")
+    assert "(podman run --device nvidia.com/gpu=all) without its GPUs" in sentence
+    assert "no such device" in sentence
 
 
 def test_proof_sees_a_device_that_is_lost_when_systemd_reloads(host: Any, again: Again) -> None:
@@ -73,6 +91,34 @@ def test_only_our_keys_of_the_settings_changed(host: Any) -> None:
     assert 'default-kind = "nvidia.com/gpu"' in host.file(CONFIG).content_string
 
 
+def test_containerd_and_crio_read_a_drop_in(host: Any) -> None:
+    """As containerd itself understands it; what its file said before is still there."""
+    assert host.file(DROP_INS[1]).contains("runtime_path = ./usr/bin/nvidia-container-runtime.")
+    if old_engine(host):  # whose containerd 1.6 reads no specifications
+        assert not host.file(DROP_INS[0]).exists
+        assert "gpufleet" not in host.file(CONTAINERD).content_string
+        return
+    dump = host.run("containerd config dump").stdout
+    assert "enable_cdi = true" in dump
+    assert 'BinaryName = "/usr/bin/nvidia-container-runtime"' in dump
+    assert 'bin_dir = "/usr/lib/cni"' in dump
+    assert host.service("containerd").is_running
+
+
+def test_links_of_devices_are_for_the_legacy_way(host: Any, again: Again) -> None:
+    rule = host.file("/etc/udev/rules.d/71-gpufleet-nvidia-dev-char.rules")
+    assert not rule.exists
+    ran = again("--check", container_toolkit_mode="legacy")
+    assert ran.ok, ran.sentence
+    assert "71-gpufleet-nvidia-dev-char.rules" in json.dumps(ran.result)
+
+
+def test_older_podman_gets_a_specification_that_it_reads(host: Any) -> None:
+    flag = "NVIDIA_CTK_CDI_GENERATE_FEATURE_FLAGS=no-additional-gids-for-device-nodes"
+    told = host.run("systemctl show --property Environment nvidia-cdi-refresh.service").stdout
+    assert (flag in told) == old_engine(host)  # podman 4.3 there, 5.4 in Debian 13
+
+
 def test_specification_is_refreshed_before_the_devices_are_held(host: Any) -> None:
     for unit in ("nvidia-cdi-refresh.path", "nvidia-cdi-refresh.service"):
         assert host.run(f"systemctl is-enabled {unit}").stdout == "enabled\n"
@@ -87,7 +133,10 @@ def test_old_specification_is_moved_away_with_a_copy(host: Any) -> None:
 
 
 def test_what_a_tutorial_left_is_told(host: Any, again: Again) -> None:
-    ran = again(gpufleet_containers=True)
+    wishes = {"gpufleet_containers": True, "container_toolkit_without_gpu": True}
+    told = again(playbook="../../playbooks/plan.yml", **wishes)
+    assert "Found no-cgroups = true in /etc/nvidia-container-runtime/config.toml" in json.dumps(told.result)
+    ran = again(**wishes)
     assert ran.ok, ran.sentence
     assert ran.changed == 0
     assert host.run(f"grep '^no-cgroups = true' {CONFIG}").rc == 0, "it is not ours to change"
@@ -129,6 +178,9 @@ def test_absent(host: Any, again: Again) -> None:
     assert ran.ok, ran.sentence
     assert settings(host) == THEIRS
     assert mode(host) == ['mode = "auto"']
+    assert not any(host.file(path).exists for path in DROP_INS)
+    assert "gpufleet" not in host.file(CONTAINERD).content_string
+    assert "nvidia-container-runtime" not in host.run("containerd config dump").stdout
     assert "nvidia-container" not in host.run("dpkg-query -W -f '${db:Status-Abbrev} ${Package}\\n' | grep ^ii").stdout
     left = host.run(
         "find /etc/apt /etc/systemd/system /var/lib/gpufleet/installed /var/lib/gpufleet/owned"

@@ -49,6 +49,13 @@ def test_torch_computes_with_the_planned_threads(host: Any) -> None:
     assert float(total) == 64.0**3
 
 
+def test_an_engine_runs_that_reads_specifications(host: Any) -> None:
+    done = host.run("docker info --format '{{json .CDISpecDirs}} {{.LiveRestoreEnabled}}'")
+    assert done.rc == 0, done.stderr
+    if not host.system_info.release.startswith("12"):  # there the stand-in of Docker's own engine is an older one
+        assert done.stdout == '["/etc/cdi","/var/run/cdi"] true\n'
+
+
 def test_two_people_share_a_model_cache(host: Any) -> None:
     model = '"$HF_HUB_CACHE/models--x"'
     done = login(host, "alice", f"umask 077 && mkdir {model} && echo alice > {model}/w")

@@ -10,7 +10,7 @@ import pytest
 
 # Every test asks for `host`: pytest would run the others after those that do, and so after test_absent.
 Again = Callable[..., Any]
-SETTINGS = "/etc/docker/daemon.json"
+SETTINGS, TARGET = "/etc/docker/daemon.json", "/srv/config/daemon.json"
 # No registry is reached from here: an image of the host's own shell, with a stand-in for a GPU's device node.
 IMAGE = (
     "tar -C / -chf - bin/sleep bin/cat bin/sh $(ldd /bin/sleep /bin/cat /bin/sh | grep -o '/lib[^ ]*' | sort -u)"
@@ -20,7 +20,7 @@ THEIRS = {
     "labels": ["rack=7"],
     "features": {"buildkit": True},
     "registry-mirrors": ["https://theirs.invalid/"],
-    "max-concurrent-downloads": 2,
+    "max-download-attempts": 9007199254740993,
 }
 
 
@@ -39,7 +39,7 @@ def info(host: Any) -> dict[str, Any]:
 
 
 def settings(host: Any) -> dict[str, Any]:
-    now: dict[str, Any] = json.loads(host.file(SETTINGS).content_string)
+    now: dict[str, Any] = json.loads(host.file(TARGET).content.decode("utf-8-sig"))
     return now
 
 
@@ -59,11 +59,18 @@ def test_settings_are_in_force_beside_those_of_others(host: Any) -> None:
     assert told["Labels"] == ["rack=7"]
     assert told["RegistryConfig"]["Mirrors"] == ["https://theirs.invalid/", "https://mirror.gpufleet.test/"]
     now = settings(host)
-    assert {key: now[key] for key in ("labels", "features", "max-concurrent-downloads")} == {
-        key: THEIRS[key] for key in ("labels", "features", "max-concurrent-downloads")
+    assert {key: now[key] for key in THEIRS if key != "registry-mirrors"} == {
+        key: value for key, value in THEIRS.items() if key != "registry-mirrors"
     }
     assert list(now)[:4] == list(THEIRS), "the order of the owner's keys"
-    assert host.file(SETTINGS).mode == 0o600
+
+
+def test_form_of_the_settings_is_the_owners(host: Any) -> None:
+    assert host.file(SETTINGS).linked_to == TARGET
+    assert host.file(TARGET).mode == 0o600
+    content = host.file(TARGET).content
+    assert content.startswith(b"\xef\xbb\xbf") == (not host.system_info.release.startswith("12"))
+    assert b'\n    "max-download-attempts": 9007199254740993' in content
 
 
 def test_proxy_reaches_the_daemon_and_its_password_nobody(host: Any) -> None:
@@ -135,7 +142,7 @@ def test_broken_settings_are_refused_by_line(host: Any, again: Again, text: str,
     before = pid(host)
     ran = again()
     assert said in ran.sentence
-    assert host.file(SETTINGS).content_string == text
+    assert host.file(TARGET).content_string == text
     assert pid(host) == before
     assert host.run(f"cp -p /root/good.json {SETTINGS}").rc == 0
 
@@ -145,11 +152,11 @@ def test_what_the_daemon_would_not_start_with_is_refused(host: Any, again: Again
         pytest.skip("this dockerd cannot be asked")
     ran = again(docker_engine_settings={"log-driver": "local", "no-such-key": True})
     assert "no-such-key" in ran.sentence
-    assert "no-such-key" not in host.file(SETTINGS).content_string
+    assert "no-such-key" not in host.file(TARGET).content_string
 
 
 def test_absent(host: Any, again: Again) -> None:
-    """Last: settings of the owner stay as they were, the packages that came from here go."""
+    """Next to last: settings of the owner stay as they were, the packages that came from here go."""
     ran = again("--check", docker_engine_state="absent")
     assert ran.ok, ran.sentence
     assert ran.changed > 0
@@ -160,3 +167,16 @@ def test_absent(host: Any, again: Again) -> None:
     left = host.run("find /var/lib/gpufleet /etc/gpufleet /etc/systemd/system/docker.service.d -type f").stdout
     assert left == ""
     assert again(docker_engine_state="absent").changed == 0
+
+
+def test_an_engine_that_somebody_installed_stays(host: Any, again: Again) -> None:
+    """Last: it is adopted, given its settings, and left there without them."""
+    more = "" if host.system_info.release.startswith("12") else " docker-cli"
+    assert host.run(f"apt-get -qq install -y --no-install-recommends docker.io{more}").rc == 0
+    assert again().ok
+    assert info(host)["LoggingDriver"] == "local"
+    ran = again(docker_engine_state="absent")
+    assert ran.ok, ran.sentence
+    assert settings(host) == THEIRS
+    assert host.run("dpkg-query -W -f '${db:Status-Status}' docker.io").stdout == "installed"
+    assert info(host)["LoggingDriver"] == "json-file"

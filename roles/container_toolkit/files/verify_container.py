@@ -1,9 +1,9 @@
-"""Prove that a container of Docker gets every GPU, and keeps it when systemd reads its units again.
+"""Prove that a container gets every GPU, and keeps it when systemd reads its units again.
 
-Arguments: the way (cdi, runtime or legacy), then the device nodes. The image is made here, of this host's Python and
-the libraries that it needs, so that no registry is asked and nothing but the toolkit can bring what belongs to a GPU.
-Where the host has NVIDIA's libcuda, the container has to reach every GPU by it as well: nvidia-smi answers where CUDA
-does not.
+Arguments: the ways (of cdi, runtime and legacy with Docker, and podman), with commas, then the device nodes. The image
+is made here, of this host's Python and the libraries that it needs, so that no registry is asked and nothing but the
+toolkit can bring what belongs to a GPU. Where the host has NVIDIA's libcuda, the container has to reach every GPU by it
+as well: nvidia-smi answers where CUDA does not.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ import sysconfig
 import tarfile
 
 IMAGE, NAME = "gpufleet-verify:latest", "gpufleet-verify"
+CDI = ["--device", "nvidia.com/gpu=all"]
 WAYS = {
-    "cdi": ["--device", "nvidia.com/gpu=all"],
-    "runtime": ["--runtime", "nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=all"],
-    "legacy": ["--gpus", "all", "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"],
+    "cdi": ("docker", CDI),
+    "runtime": ("docker", ["--runtime", "nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=all"]),
+    "legacy": ("docker", ["--gpus", "all", "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"]),
+    "podman": ("podman", CDI),
 }
 # Runs in the container. A GPU that is lost is found by opening it: its node stays.
 CHECK = """
@@ -80,60 +82,61 @@ def root_filesystem() -> bytes:
     return buffer.getvalue()
 
 
-def docker(*words: str, stdin: bytes | None = None) -> str:
-    """Run Docker's client and return what it says.
+def run(engine: str, *words: str, stdin: bytes | None = None) -> str:
+    """Run an engine's client and return what it says.
 
     Raises:
         RuntimeError: it failed, with its last line.
     """
-    done = subprocess.run(["docker", *words], input=stdin, capture_output=True, check=False, timeout=120)
+    done = subprocess.run([engine, *words], input=stdin, capture_output=True, check=False, timeout=120)
     if done.returncode:
         lines = (done.stderr or done.stdout).decode("utf-8", "replace").strip().splitlines() or ["no message"]
         raise RuntimeError(" ".join(line.strip() for line in lines if "--help" not in line)[-600:])
     return done.stdout.decode().strip()
 
 
-def ask(devices: list[str], cuda: bool) -> None:
+def ask(engine: str, devices: list[str], cuda: bool) -> None:
     """Have the container open every device."""
-    docker("exec", NAME, "/usr/bin/python3", "-I", "-c", CHECK, json.dumps(devices), "cuda" if cuda else "no")
+    run(engine, "exec", NAME, "/usr/bin/python3", "-I", "-c", CHECK, json.dumps(devices), "cuda" if cuda else "no")
 
 
-def prove(way: str, devices: list[str]) -> None:
+def prove(engine: str, asked: list[str], devices: list[str]) -> None:
     """Start a container, ask it, let systemd reload, ask it again."""
     found = subprocess.run(["ldconfig", "-p"], capture_output=True, text=True, check=False).stdout
     cuda = "libcuda.so.1" in found and pathlib.Path("/proc/driver/nvidia/version").exists()
-    docker("import", "-", IMAGE, stdin=root_filesystem())
-    forget = ["docker", "rm", "--force", NAME]
+    run(engine, "import", "-", IMAGE, stdin=root_filesystem())
+    forget = [engine, "rm", "--force", NAME]
     try:
         subprocess.run(forget, capture_output=True, check=False)  # of a run that was cut off
         sleep = ["/usr/bin/python3", "-I", "-c", "import time; time.sleep(300)"]
         # --init is not needed, and its helper is not there everywhere.
-        docker("run", "--detach", "--name", NAME, "--network", "none", *WAYS[way], IMAGE, *sleep)
-        ask(devices, cuda)
+        run(engine, "run", "--detach", "--name", NAME, "--network", "none", *asked, IMAGE, *sleep)
+        ask(engine, devices, cuda)
         subprocess.run(["systemctl", "daemon-reload"], check=False, capture_output=True)
         try:
-            ask(devices, cuda)
+            ask(engine, devices, cuda)
         except RuntimeError as error:
             raise RuntimeError(f"after systemctl daemon-reload: {error}") from error
     finally:
         # Also one that was made and did not start.
-        for command in (forget, ["docker", "rmi", "--force", IMAGE]):
+        for command in (forget, [engine, "rmi", "--force", IMAGE]):
             subprocess.run(command, capture_output=True, check=False)
 
 
 def main() -> int:
-    """Return 0 when the container has all of them."""
-    way, devices = sys.argv[1], sys.argv[2:]
-    asked = " ".join(WAYS[way])
-    try:
-        prove(way, devices)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        print(
-            f"Found a container (docker run {asked}) without its GPUs ({', '.join(devices)}): {error}; "
-            "look at `nvidia-ctk cdi list` and `systemctl status nvidia-cdi-refresh.service`."
-        )
-        return 1
-    print(f"A container (docker run {asked}) has {', '.join(devices)}, also after systemctl daemon-reload.")
+    """Return 0 when the containers have all of them."""
+    devices = sys.argv[2:]
+    for engine, words in (WAYS[way] for way in sys.argv[1].split(",")):
+        asked = f"{engine} run {' '.join(words)}"
+        try:
+            prove(engine, words, devices)
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            print(
+                f"Found a container ({asked}) without its GPUs ({', '.join(devices)}): {error}; "
+                "look at `nvidia-ctk cdi list` and `systemctl status nvidia-cdi-refresh.service`."
+            )
+            return 1
+        print(f"A container ({asked}) has {', '.join(devices)}, also after systemctl daemon-reload.")
     return 0
 
 
