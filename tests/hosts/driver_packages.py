@@ -19,6 +19,8 @@ _SOURCE = """\
 #include <linux/seq_file.h>
 
 static struct proc_dir_entry *directory;
+static int admin_only = 1;
+module_param_named(NVreg_RestrictProfilingToAdminUsers, admin_only, int, 0);
 
 static int show(struct seq_file *file, void *unused)
 {{
@@ -26,11 +28,19 @@ static int show(struct seq_file *file, void *unused)
 	return 0;
 }}
 
+static int show_options(struct seq_file *file, void *unused)
+{{
+	seq_printf(file, "RmProfilingAdminOnly: %d\\n", admin_only);
+	return 0;
+}}
+
 static int __init begin(void)
 {{
 	{mistake}
 	directory = proc_mkdir("driver/nvidia", NULL);
-	return directory && proc_create_single("version", 0444, directory, show) ? 0 : -ENOMEM;
+	if (!directory || !proc_create_single("params", 0444, directory, show_options))
+		return -ENOMEM;
+	return proc_create_single("version", 0444, directory, show) ? 0 : -ENOMEM;
 }}
 
 static void __exit end(void)

@@ -11,6 +11,9 @@ from typing import Any
 Again = Callable[..., Any]
 OLD, NEW = "580.159.03", "580.178.04"
 CONSENT = {"gpufleet_reboot": "if_needed"}
+OPTION = "NVreg_RestrictProfilingToAdminUsers"
+# Written down once around each reboot.
+NOTE = ["sh", "-c", "cat /proc/sys/kernel/random/boot_id >> /root/hooks"]
 
 
 def loaded(host: Any) -> str:
@@ -77,20 +80,29 @@ def test_busy_gpu_is_not_rebooted_under_its_user(host: Any, again: Again) -> Non
 
 def test_consent_reboots_once_between_drain_and_resume(host: Any, again: Again) -> None:
     before = boot(host)
-    note = "cat /proc/sys/kernel/random/boot_id >> /root/hooks"
-    ran = again(
-        nvidia_driver_version=NEW,
-        nvidia_driver_drain_command=["sh", "-c", note],
-        nvidia_driver_resume_command=["sh", "-c", note],
-        **CONSENT,
-    )
+    wishes = CONSENT | {"nvidia_driver_version": NEW, "nvidia_driver_module_options": {OPTION: 0}}
+    ran = again(nvidia_driver_drain_command=NOTE, nvidia_driver_resume_command=NOTE, **wishes)
     assert ran.ok, ran.sentence
     after = boot(host)
     assert after != before
     assert host.file("/root/hooks").content_string.split() == [before, after]
     assert loaded(host) == on_disk(host) == NEW
     assert host.run("test -d /sys/module/nvidia_uvm").rc == 0
+    assert host.run("cat /proc/driver/nvidia/params").stdout.strip() == "RmProfilingAdminOnly: 0"
     assert host.run("systemctl is-system-running --wait").stdout.strip() == "running"
     assert host.run("systemctl is-active nvidia-persistenced").stdout.strip() == "active"
-    assert again(nvidia_driver_version=NEW, **CONSENT).changed == 0
+    assert again(**wishes).changed == 0
     assert boot(host) == after
+
+
+def test_a_reboot_that_does_not_help_is_told(host: Any, again: Again) -> None:
+    """Somebody else's file has the last word on the option, so that no reboot brings it."""
+    host.run("echo options nvidia %s=1 > /etc/modprobe.d/zz-other.conf", OPTION)
+    assert host.run("modprobe -r nvidia-uvm nvidia && modprobe --all nvidia nvidia-uvm && rm /root/hooks").rc == 0
+    wishes = CONSENT | {"nvidia_driver_version": NEW, "nvidia_driver_module_options": {OPTION: 0}}
+    ran = again(nvidia_driver_drain_command=NOTE, **wishes)
+    assert not ran.ok
+    assert f"runs without {OPTION}=0" in ran.sentence
+    assert "another would not help" in ran.sentence
+    assert len(host.file("/root/hooks").content_string.split()) == 1, "one reboot"
+    assert loaded(host) == NEW
