@@ -75,6 +75,7 @@ def host(
             "on_disk": {},
             "user_space": None,
             "nouveau": False,
+            "parameters": {},
             "device_nodes": ["/dev/nvidia0"],
             "on_disk_flavour": {},
             "packages": {},

@@ -130,9 +130,13 @@ _GREETERS = ("root", "gdm", "Debian-gdm", "gdm-greeter", "sddm", "lightdm")
 _SCREENS = ("Xorg", "X", "Xwayland", "gnome-shell", "kwin_wayland", "sddm-greeter", "lightdm-gtk-gre")
 
 
-def reboot(case: Case, secure_boot: dict[str, Any]) -> dict[str, Any]:
+# The module takes this option by one name and shows it by another; older ones show the first.
+_SHOWN_AS = {"RestrictProfilingToAdminUsers": "RmProfilingAdminOnly"}
+
+
+def reboot(case: Case, secure_boot: dict[str, Any], options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return whether a reboot is due for the driver's sake, why, and what stands against it."""
-    reasons = [] if case.system["container"] else _reasons(case, secure_boot)
+    reasons = [] if case.system["container"] else [*_reasons(case, secure_boot), *_options_apart(case, options or {})]
     blockers = [_process(process) for process in case.facts["gpu_processes"] if not _harmless(process)]
     consent = case.wish("reboot") == "if_needed"
     return {
@@ -161,6 +165,26 @@ def _reasons(case: Case, secure_boot: dict[str, Any]) -> list[dict[str, str]]:
     if secure_boot["action"] == "pending":
         reasons.append(_reason("mok_pending", "the key that signs the module waits to be enrolled at the console"))
     return reasons
+
+
+def _options_apart(case: Case, options: dict[str, Any]) -> list[dict[str, str]]:
+    """Return a reason where the loaded module runs with other options; only numbers can be compared."""
+    shown, apart = case.driver.get("parameters") or {}, []
+    for option, wished in options.items():
+        name = option[len("NVreg_") :] if option.startswith("NVreg_") else option
+        runs_with = _number(shown.get(name, shown.get(_SHOWN_AS.get(name, ""))))
+        if None not in (runs_with, _number(wished)) and runs_with != _number(wished):
+            apart.append(f"{option}={wished}")
+    text = f"the loaded module runs without {' and '.join(apart)} (nvidia_driver_module_options)"
+    return [_reason("options_differ", text)] if apart else []
+
+
+def _number(value: Any) -> int | None:
+    """Return what the kernel makes of an option, which it shows without its sign."""
+    try:
+        return int(str(value), 0) % 2**32
+    except ValueError:
+        return None
 
 
 def _reason(code: str, text: str) -> dict[str, str]:

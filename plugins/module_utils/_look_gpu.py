@@ -218,8 +218,15 @@ def look_at_driver(root: Root, kernels: list[str], wsl: bool) -> dict[str, Any]:
         "on_disk_flavour": {kernel: _flavour_of(text) for kernel, (_version, text) in on_disk.items()},
         "user_space": user_space,
         "nouveau": any(root.is_directory(f"/sys/module/{name}") for name in ("nouveau", "nova_core")),
+        "parameters": _parameters(root),
         "device_nodes": [f"/dev/{name}" for name in root.names("/dev") if re.fullmatch(r"nvidia\d+|dxg", name)],
     }
+
+
+def _parameters(root: Root) -> dict[str, str]:
+    """Return the options that the loaded module runs with, by the names that it shows them under."""
+    pairs = (line.partition(":") for line in root.lines("/proc/driver/nvidia/params"))
+    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
 
 
 def _flavour_of(license_text: str | None) -> str | None:

@@ -161,6 +161,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
     drivers = driver_packages(case, choice)
     extra = fabric_packages(case, choice, fabric)
     services = _services(case, fabric)
+    options = _options(case)
     state = secure_boot(case, choice)
     source = repository(case, choice)
     plan: dict[str, Any] = {
@@ -183,7 +184,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         "conflicts": conflicts(case, choice, [*drivers, *extra]),
         "module": _module(case, choice),
         "kernels": kernels(case, choice),
-        "modprobe": {"blacklist": list(_BLACKLIST), "options": _options(case)},
+        "modprobe": {"blacklist": list(_BLACKLIST), "options": options},
         "services": services,
         "units_conditions": _conditions(services),
         "expect": {"branch": choice.branch, "version": choice.version, "flavour": choice.flavour},
@@ -191,7 +192,7 @@ def _install(case: Case, choice: Choice) -> dict[str, Any]:
         "differs": differences(case, choice),
         "end_of_life": _end_of_life(case, choice.branch),
         "secure_boot": state,
-        "reboot": reboot(case, state),
+        "reboot": reboot(case, state, options),
         "mig": mig(case, _capable(case)),
         "fabric_manager": fabric_plan(_as_installed(case, choice), fabric),
     }
@@ -260,7 +261,8 @@ def _module(case: Case, choice: Choice) -> str:
 def _options(case: Case) -> dict[str, Any]:
     wished = case.wish("module_options")
     if isinstance(wished, dict):
-        return dict(wished)
+        # The module takes numbers: `true` it would refuse, and then not load.
+        return {name: int(value) if isinstance(value, bool) else value for name, value in wished.items()}
     case.refuse("Found something that is no mapping", "module_options", "write NAME: value, a line each")
     return {}
 

@@ -1,7 +1,7 @@
 """Stand-ins for the packages of NVIDIA's driver as its Debian repositories name them.
 
-The kernel packages are a real DKMS module of one file: it is built by the host's compiler for the host's kernels, and
-`dkms status`, `modinfo` and /sys/module/nvidia answer as with the real one. It drives nothing.
+The kernel packages are two real DKMS modules, of one file each: built by the host's compiler for the host's kernels, so
+`dkms status`, `modinfo` and /sys/module/nvidia answer as with the real ones. They drive nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _SOURCE = """\
 #include <linux/seq_file.h>
 
 static struct proc_dir_entry *directory;
+static int admin_only = 1;
+module_param_named(NVreg_RestrictProfilingToAdminUsers, admin_only, int, 0);
 
 static int show(struct seq_file *file, void *unused)
 {{
@@ -26,11 +28,19 @@ static int show(struct seq_file *file, void *unused)
 	return 0;
 }}
 
+static int show_options(struct seq_file *file, void *unused)
+{{
+	seq_printf(file, "RmProfilingAdminOnly: %d\\n", admin_only);
+	return 0;
+}}
+
 static int __init begin(void)
 {{
 	{mistake}
 	directory = proc_mkdir("driver/nvidia", NULL);
-	return directory && proc_create_single("version", 0444, directory, show) ? 0 : -ENOMEM;
+	if (!directory || !proc_create_single("params", 0444, directory, show_options))
+		return -ENOMEM;
+	return proc_create_single("version", 0444, directory, show) ? 0 : -ENOMEM;
 }}
 
 static void __exit end(void)
@@ -44,11 +54,33 @@ MODULE_LICENSE("{license}");
 MODULE_VERSION("{version}");
 MODULE_DESCRIPTION("stand-in of gpufleet's tests");
 """
+# The role loads it by name, and has it loaded at boot.
+_UVM = """\
+#include <linux/module.h>
+
+static int __init begin(void)
+{{
+	return 0;
+}}
+
+static void __exit end(void)
+{{
+}}
+
+module_init(begin);
+module_exit(end);
+MODULE_LICENSE("{license}");
+MODULE_VERSION("{version}");
+MODULE_SOFTDEP("pre: nvidia");
+MODULE_DESCRIPTION("stand-in of gpufleet's tests");
+"""
 _DKMS = """\
 PACKAGE_NAME="nvidia"
 PACKAGE_VERSION="{version}"
 BUILT_MODULE_NAME[0]="nvidia"
 DEST_MODULE_LOCATION[0]="/updates/dkms"
+BUILT_MODULE_NAME[1]="nvidia-uvm"
+DEST_MODULE_LOCATION[1]="/updates/dkms"
 MAKE[0]="make KERNELRELEASE= -C ${{kernel_source_dir}} M=${{dkms_tree}}/nvidia/{version}/build modules"
 CLEAN="true"
 AUTOINSTALL="yes"
@@ -120,10 +152,11 @@ _DAEMON = "#!/bin/sh\nexec sleep infinity\n"
 def _kernel(version: str, flavour: str) -> Package:
     opened = flavour == "open"
     name = "nvidia-kernel-open-dkms" if opened else "nvidia-kernel-dkms"
+    its_license = "Dual MIT/GPL" if opened else "NVIDIA"
     source = _SOURCE.format(
         version=version,
         banner="Open Kernel Module for x86_64" if opened else "x86_64 Kernel Module",
-        license="Dual MIT/GPL" if opened else "NVIDIA",
+        license=its_license,
         mistake="pci_resize_resource(NULL, 1);" if version == BROKEN else "",
     )
     return Package(
@@ -132,7 +165,8 @@ def _kernel(version: str, flavour: str) -> Package:
         f"dkms, gcc, make, nvidia-kernel-support (= {version}-1)",
         files={
             f"usr/src/nvidia-{version}/nvidia.c": File(source),
-            f"usr/src/nvidia-{version}/Makefile": File("obj-m := nvidia.o\n"),
+            f"usr/src/nvidia-{version}/nvidia-uvm.c": File(_UVM.format(version=version, license=its_license)),
+            f"usr/src/nvidia-{version}/Makefile": File("obj-m := nvidia.o nvidia-uvm.o\n"),
             f"usr/src/nvidia-{version}/dkms.conf": File(_DKMS.format(version=version)),
         },
         conflicts="nvidia-kernel-dkms" if opened else "nvidia-kernel-open-dkms",

@@ -1001,6 +1001,33 @@ def test_reboot_reasons(facts: Facts, codes: list[str]) -> None:
     assert found["required"] is bool(codes)
 
 
+PROFILING = "NVreg_RestrictProfilingToAdminUsers"
+
+
+@pytest.mark.parametrize(
+    ("shown", "wished", "codes"),
+    [
+        ({"RmProfilingAdminOnly": "1"}, {PROFILING: 0}, ["options_differ"]),
+        ({"RestrictProfilingToAdminUsers": "1"}, {PROFILING: 0}, ["options_differ"]),
+        ({"RmProfilingAdminOnly": "0"}, {PROFILING: False}, []),
+        ({"RmProfilingAdminOnly": "1"}, {}, []),
+        ({"EnableGpuFirmware": "18"}, {"NVreg_EnableGpuFirmware": "0x12"}, []),
+        ({"ResmanDebugLevel": "4294967295"}, {"NVreg_ResmanDebugLevel": -1}, []),
+        ({"RegistryDwords": '""'}, {"NVreg_RegistryDwords": "PowerMizerEnable=0x1"}, []),
+        ({}, {PROFILING: 0}, []),
+    ],
+)
+def test_options_that_the_loaded_module_lacks_wait_for_a_reboot(shown: Facts, wished: Facts, codes: list[str]) -> None:
+    found = driver_of(after_install(driver__parameters=shown), {"driver_module_options": wished})["reboot"]
+    assert [reason["code"] for reason in found["reasons"]] == codes
+
+
+def test_an_option_is_a_number_where_a_bool_is_wished() -> None:
+    """`options nvidia NVreg_X=True` is refused by the kernel, and the module does not load."""
+    options = driver_of(debian("13", A100), {"driver_module_options": {PROFILING: False}})["modprobe"]["options"]
+    assert str(options[PROFILING]) == "0"
+
+
 def process(name: str, user: str | None = "alice", container: str | None = None) -> Facts:
     return {"pid": 42, "name": name, "uid": 1000, "user": user, "container": container}
 

@@ -46,6 +46,7 @@ def test_no_gpu(tree: Tree) -> None:
         "on_disk_flavour": {},
         "user_space": None,
         "nouveau": False,
+        "parameters": {},
         "device_nodes": [],
         "packages": {},
         "held": [],
@@ -56,6 +57,12 @@ def test_no_gpu(tree: Tree) -> None:
     assert facts["reboot"] == {"required": False, "reasons": []}
     assert facts["gpu_processes"] == []
     assert facts["secure_boot"] is False
+
+
+def test_the_options_of_the_loaded_module(tree: Tree) -> None:
+    tree.driver(OPEN)
+    tree.file("proc/driver/nvidia/params", 'RmProfilingAdminOnly: 1\nRegistryDwords: ""\n')
+    assert tree.look()["driver"]["parameters"] == {"RmProfilingAdminOnly": "1", "RegistryDwords": '""'}
 
 
 def test_workstation_with_a_display(tree: Tree) -> None:
@@ -525,6 +532,7 @@ def test_odd_input_never_raises(tree: Tree) -> None:
         "proc/self/status",
         "proc/self/mountinfo",
         "proc/driver/nvidia/version",
+        "proc/driver/nvidia/params",
         "proc/driver/nvidia/gpus/0000:01:00.0/information",
         "sys/devices/system/cpu/online",
         "sys/fs/cgroup/cpu.max",

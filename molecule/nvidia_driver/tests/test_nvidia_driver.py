@@ -126,7 +126,7 @@ def test_a_module_that_does_not_build_leaves_all_as_before(host: Any, again: Aga
     run = again(nvidia_driver_branch=590)
     assert not run.ok
     said = run.sentence.splitlines()[-1]
-    assert re.search(r": nvidia\.c:15:\d+: error: .*pci_resize_resource", said), said
+    assert re.search(r": nvidia\.c:\d+:\d+: error: .*pci_resize_resource", said), said
     assert f"for kernel {kernel(host)}" in said
     assert "as they were before" in said
     assert "nvidia_driver_branch" in said
