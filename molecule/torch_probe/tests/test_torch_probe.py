@@ -60,7 +60,10 @@ def test_the_report_says_that_it_could_not_measure_and_why(host: Any) -> None:
 
 def test_the_record_points_to_the_report(host: Any) -> None:
     record = read(host, RECORD)
-    assert record["probe"] == {"status": "error", "path": REPORT}
+    assert (record["probe"]["status"], record["probe"]["path"]) == ("error", REPORT)
+    assert [check["id"] for check in record["probe"]["checks"]] == ["software.torch"]
+    assert record["versions"]["before"] == record["versions"]["after"]  # the role alone brings none of these
+    assert (record["actions"], record["rebooted"]) == ([], False)
     assert record["facts"]["system"]["distribution"] == "debian"
     assert {"schema", "time", "collection", "plan"} <= set(record)
 
