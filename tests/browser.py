@@ -39,13 +39,15 @@ class Page:
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to, self._from = to_browser, from_browser
-        self._number, self._session, self._left = 0, "", b""
+        self._number, self._target, self._session, self._left = 0, "", "", b""
         self.messages: list[str] = []  # what the page said on its console, and what its policy refused
         self.requests: list[str] = []
 
     def open(self, path: Path, width: int = 1440, height: int = 900) -> None:
         """Load a file and wait until it is loaded."""
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        if self._target:
+            self.call("Target.closeTarget", targetId=self._target)
+        self._target = target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
@@ -150,9 +152,9 @@ def browser() -> Iterator[Page]:
         options += ["--remote-debugging-pipe", f"--user-data-dir={profile}", "--disable-background-networking"]
         options += ["--disable-component-update", "--host-resolver-rules=MAP * ~NOTFOUND", "about:blank"]
         command = shlex.join([shutil.which("chromium") or "chromium", *options])
-        # The browser speaks on 3 and 4, whatever numbers the pipes have here.
+        # The browser speaks on 3 and 4, whatever numbers the pipes have here; sh takes no numbers above 9.
         process = subprocess.Popen(
-            ["sh", "-c", f"exec {command} 3<&{read_end} 4>&{write_end}"],
+            ["bash", "-c", f"exec {command} 3<&{read_end} 4>&{write_end}"],
             pass_fds=(read_end, write_end),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
