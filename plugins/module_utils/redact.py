@@ -85,12 +85,17 @@ def redact(text: str) -> str:
     return text
 
 
+def is_secret_name(name: str) -> bool:
+    """Tell whether what bears this name is a secret."""
+    return bool(_SECRET_NAME.fullmatch(name))
+
+
 def redact_data(value: Any) -> Any:
     """Return the data without secrets; below a name that says secret, no text and no list is left."""
     if isinstance(value, dict):
         return {
             redact(str(name)): HIDDEN
-            if _SECRET_NAME.fullmatch(str(name)) and isinstance(inner, (str, list, dict)) and inner
+            if is_secret_name(str(name)) and isinstance(inner, (str, list, dict)) and inner
             else redact_data(inner)
             for name, inner in value.items()
         }
