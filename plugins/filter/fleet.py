@@ -1,15 +1,16 @@
 # Apache License 2.0 (see LICENSE or https://www.apache.org/licenses/LICENSE-2.0)
-"""Ansible filters: the fleet's report and its renderings."""
+"""Ansible filter: the fleet's report and its renderings."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
-name: fleet_report
-short_description: Make a fleet's report from the records of its hosts
+name: fleet_documents
+short_description: Make a fleet's report from the records of its hosts, in all its renderings
 version_added: 0.2.0
 description:
   - Compares equal GPUs across hosts as P(gpufleet.host.probe_compare#filter) does, and versions of equal hosts.
-  - The result holds what C(docs/fleet.schema.json) names and nothing else, whatever a host has sent.
+  - The report holds what C(docs/fleet.schema.json) names and nothing else, whatever a host has sent.
+  - One filter for all, as the data of a thousand hosts take Ansible longer to carry than to render.
 positional: time, collection, stale_days
 options:
   _input:
@@ -35,17 +36,18 @@ author:
 EXAMPLES = r"""
 - name: Say what is to know
   ansible.builtin.debug:
-    msg: "{{ results | gpufleet.host.fleet_report(time, '0.2.0') | gpufleet.host.fleet_lines }}"
+    msg: "{{ (results | gpufleet.host.fleet_documents(time, '0.2.0')).lines }}"
   vars:
     time: "{{ now(utc=true, fmt='%Y-%m-%dT%H:%M:%SZ') }}"
 """
 
 RETURN = r"""
 _value:
-  description: The report; C(docs/fleet.schema.json) names every field.
+  description: The report as C(json), C(html), C(junit) and C(prometheus) (texts), and as C(lines) for a screen.
   type: dict
 """
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -56,12 +58,18 @@ from ansible_collections.gpufleet.host.plugins.plugin_utils import fleet
 from ansible_collections.gpufleet.host.plugins.plugin_utils.fleet_html import render_html
 
 
-def fleet_report(results: Any, time: str, collection: str, stale_days: float = fleet.STALE_DAYS) -> dict[str, Any]:
-    """Return the report."""
+def fleet_documents(results: Any, time: str, collection: str, stale_days: float = fleet.STALE_DAYS) -> dict[str, Any]:
+    """Return the report in all its renderings."""
     if not isinstance(results, Mapping):
-        raise AnsibleFilterError("gpufleet.host.fleet_report needs a mapping of host to a result of host_record")
-    report: dict[str, Any] = fleet.fleet_report(results, time, collection, float(stale_days))
-    return report
+        raise AnsibleFilterError("gpufleet.host.fleet_documents needs a mapping of host to a result of host_record")
+    report = fleet.fleet_report(results, str(time), str(collection), float(stale_days))
+    return {
+        "json": json.dumps(report, ensure_ascii=False) + "\n",
+        "html": render_html(report),
+        "junit": fleet_junit(report),
+        "prometheus": fleet_prometheus(report),
+        "lines": fleet.lines_of(report),
+    }
 
 
 def fleet_junit(report: dict[str, Any]) -> str:
@@ -85,11 +93,5 @@ class FilterModule:
     """What Ansible asks for."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        """Return the filters by their names."""
-        return {
-            "fleet_html": render_html,
-            "fleet_junit": fleet_junit,
-            "fleet_lines": fleet.lines_of,
-            "fleet_prometheus": fleet_prometheus,
-            "fleet_report": fleet_report,
-        }
+        """Return the filter by its name."""
+        return {"fleet_documents": fleet_documents}

@@ -342,10 +342,11 @@ def test_a_thousand_hosts_are_compared_quickly() -> None:
 
 
 def test_wrong_input_names_the_filter() -> None:
-    with pytest.raises(AnsibleFilterError, match="fleet_report"):
-        filters.fleet_report([], NOW, "0.2.0")
-    assert filters.fleet_report({}, NOW, "0.2.0")["hosts"] == []
-    assert fleet.lines_of(filters.fleet_report({}, NOW, "0.2.0")) == ["0 hosts: none"]
+    with pytest.raises(AnsibleFilterError, match="fleet_documents"):
+        filters.fleet_documents([], NOW, "0.2.0")
+    empty = filters.fleet_documents({}, NOW, "0.2.0")
+    assert json.loads(empty["json"])["hosts"] == []
+    assert empty["lines"] == ["0 hosts: none"]
 
 
 # --- the module ------------------------------------------------------------------------------------------------------
