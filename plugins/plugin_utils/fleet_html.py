@@ -8,6 +8,7 @@ into the page as text only. Should that fail one day, the page's policy runs no 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -41,15 +42,7 @@ def render_html(fleet: Row) -> str:
     """Return the page: the hosts in its order of concern, the details of each as data for the script."""
     hosts = sorted(fleet["hosts"], key=lambda host: (-ORDER.index(host["status"]), host["name"]))
     kinds = Counter(kind for host in hosts for kind in {note["kind"] for note in host["notes"]})
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(csp_hash=csp_hash, words=words, number=number, percent=percent, age=age_text)
-    return environment.get_template(TEMPLATE.name).render(
+    return _template().render(
         fleet=fleet,
         hosts=hosts,
         details=[details_of(host) for host in hosts],
@@ -64,6 +57,19 @@ def render_html(fleet: Row) -> str:
         signs=SIGNS,
         rank={status: place for place, status in enumerate(ORDER)},
     )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(csp_hash=csp_hash, words=words, number=number, percent=percent, age=age_text)
+    return environment.get_template(TEMPLATE.name)
 
 
 def csp_hash(text: str) -> str:
