@@ -80,6 +80,8 @@ class Console:
             what = f"{changes} changed"
         else:
             what = f"changed on {len(self.role_changed)} of {len(self.hosts)} hosts"
+        lost = sum(1 for host in self.hosts.values() if host.state != "ok" and host.role == name)
+        what += f", FAILED on {lost} host{'' if lost == 1 else 's'}" if lost else ""
         return [f"  {name:<18} {elapsed(now - self.role_begun):>6}  {what}"]
 
     def begins(self, host: str, task: str, now: float) -> None:

@@ -87,7 +87,8 @@ def test_many_hosts_fit_and_those_at_it_for_longest_come_first() -> None:
     made.begins("gpu49", "Go back", 61)  # rescued
     assert "FAILED" not in made.frame(100, 24, 62)[-1]
     made.ends("gpu00", changed=True)
-    assert made.role_ends(70) == ["  uv_python            1:10  changed on 1 of 50 hosts"]
+    made.ends("gpu01", "failed", "no")
+    assert made.role_ends(70) == ["  uv_python            1:10  changed on 1 of 50 hosts, FAILED on 1 host"]
 
 
 def test_no_line_wraps_and_no_text_moves_the_cursor() -> None:
