@@ -250,7 +250,9 @@ def _problem_notes(row: Row) -> Iterator[Note]:
     for check in row["probe"]["checks"]:
         # A loss against its own past is drift, whatever the chip's absolute speed.
         kind = "drift" if str(check["id"]).endswith(".history") else "problem"
-        note = _note(kind, check["status"], check["message"] or "", gpu=check["gpu"], remedy=check["remedy"] or "")
+        cause = check["evidence"]["cause"]
+        text = f"{check['message'] or ''}{f': {cause}' if cause else ''}"
+        note = _note(kind, check["status"], text, gpu=check["gpu"], remedy=check["remedy"] or "")
         yield {**note, "id": str(check["id"])}
     left = row["probe"]["checks_left_out"]
     if left:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -277,7 +278,8 @@ def test_a_thousand_hosts_open_in_two_seconds(opened: Any) -> None:
     painted = page.js("new Promise((done) => requestAnimationFrame(() => setTimeout(() => done(performance.now()))))")
     assert len(names(page)) == 1000
     # The limit is the user's. A machine that is busy with other tests gets twice the time.
-    assert milliseconds < 4000, (milliseconds, painted)
+    busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)
+    assert milliseconds < (4000 if busy else 2000), (milliseconds, painted)
     chosen = page.js("{ const t = performance.now(); document.querySelector('.chip').click(); performance.now() - t }")
     assert chosen < 1000
 

@@ -155,6 +155,7 @@ def test_a_cap_explains_all_products() -> None:
     made = report({"a": result(record("peers_1")), "b": result(record("peers_1")), "c": result(record("h100_capped"))})
     assert host_of(made, "c")["status"] == "explained"
     assert all("capped by configuration" in text for text in notes_of(made, "c", "straggler"))
+    assert "capped by configuration" in notes_of(made, "c", "problem")[0]
 
 
 def test_a_fleet_of_the_past_is_read_too() -> None:
