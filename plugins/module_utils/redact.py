@@ -41,6 +41,9 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
             rf"\1{HIDDEN}",
         ),
         (rf"(?i)(?<![\w-])(--?{_NAME}[= ]+)(?!{_PLAIN}|-)(?:{_QUOTED}|\S+)", 0, rf"\1{HIDDEN}"),
+        # Programs with short options of their own.
+        (r"(?i)(\b(?:login|sshpass)\b[^\n]{0,200}?\s-p\s*)[^\s-]\S*", 0, rf"\1{HIDDEN}"),
+        (r"(?i)(\b(?:curl|wget)\b[^\n]{0,200}?\s(?:-u|--user)[\s=]+[^\s:]+:)\S+", 0, rf"\1{HIDDEN}"),
         # A block of YAML below such a name.
         (
             rf"(?im)^(([ \t]*)(?:- )?[\"']?{_NAME}[\"']?\s*:\s*[|>][+-]?\n)(?:\2[ \t]+\S.*(?:\n|\Z))+",
@@ -66,8 +69,8 @@ _RULES: list[tuple[re.Pattern[str], str]] = [
 
 # Most texts of a report are short words; only what has one of these can match a rule.
 _MAYBE = re.compile(
-    r"pass|secret|token|cred|key|auth|cookie|ssh-|ecdsa-|://|bearer|api_org_|hf_|gh[pousr]_|github_pat_|glpat-|xox|sk-|AKIA"
-    r"|ASIA|AIza|nvapi-|pypi-|npm_|dckr_pat_|KGAT_|ya29|eyJ|\$",
+    r"pass|login|curl|wget|secret|token|cred|key|auth|cookie|ssh-|ecdsa-|://|bearer|api_org_|hf_"
+    r"|gh[pousr]_|github_pat_|glpat-|xox|sk-|AKIA|ASIA|AIza|nvapi-|pypi-|npm_|dckr_pat_|KGAT_|ya29|eyJ|\$",
     re.IGNORECASE,
 )
 

@@ -39,6 +39,9 @@ KEY = f"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNz{CANARY}\nAAAA\n-----END OP
         f"Authorization: Basic {CANARY}==",
         f"sent bearer {CANARY}",
         f"curl --token {CANARY} x",
+        f"curl -sS -u me:{CANARY} https://files.example/x",
+        f"docker login -u me -p {CANARY} registry.example",
+        f"sshpass -p{CANARY} ssh host",
         f"curl --password={CANARY} x",
         f"machine files.example login me password {CANARY}",
         f'"auths": {{"registry.example": {{"auth": "{CANARY}"}}}}',
@@ -98,6 +101,9 @@ def test_kaggles_key_is_hidden_and_its_user_stays() -> None:
         "2026-11-25T01:02:03Z GPU-00000000-0000-0000-0000-000000000000 0000:1b:00.0",
         "Keep the tokens of others unreadable",
         "git@host.example",
+        "docker login registry.example",
+        "mkdir -p /srv/ml",
+        "curl -sS https://files.example/x",
     ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
