@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,11 +14,27 @@ SKIPPED = ("skipped", "not_run", "unknown", "pending_reboot")
 
 def render_junit(report: Mapping[str, Any]) -> str:
     """One suite, named after the host."""
+    return _document(_suite(report))
+
+
+def render_junit_fleet(reports: Iterable[Mapping[str, Any]]) -> str:
+    """A suite for each host."""
+    suites = ElementTree.Element("testsuites", name="gpufleet")
+    suites.extend(_suite(report) for report in reports)
+    return _document(suites)
+
+
+def _document(root: ElementTree.Element) -> str:
+    ElementTree.indent(root)
+    return f"<?xml version='1.0' encoding='utf-8'?>\n{ElementTree.tostring(root, encoding='unicode')}\n"
+
+
+def _suite(report: Mapping[str, Any]) -> ElementTree.Element:
     checks = report["checks"]
     statuses = [check["status"] for check in checks]
     suite = ElementTree.Element(
         "testsuite",
-        name=f"{report['tool']['name']} on {report['host']['hostname'] or 'this host'}",
+        name=_text(f"{report['tool']['name']} on {report['host']['hostname'] or 'this host'}"),
         tests=str(len(checks)),
         failures=str(statuses.count("fail")),
         errors=str(statuses.count("error")),
@@ -38,8 +54,7 @@ def render_junit(report: Mapping[str, Any]) -> str:
             ElementTree.SubElement(case, "skipped", message=f"{check['status']}: {message}")
         elif check["status"] != "pass":  # JUnit has no warning: such a case passes, and says so
             ElementTree.SubElement(case, "system-out").text = f"{check['status']}: {message}\n{remedy}".strip()
-    ElementTree.indent(suite)
-    return f"<?xml version='1.0' encoding='utf-8'?>\n{ElementTree.tostring(suite, encoding='unicode')}\n"
+    return suite
 
 
 def _text(value: str) -> str:

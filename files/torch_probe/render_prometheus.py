@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 STATUSES = ("pass", "warn", "fail", "skipped", "pending_reboot", "error")
@@ -12,18 +12,31 @@ COPIES = ("device_copy", "h2d", "d2h", "bidir", "far_numa_h2d", "all_gpus_h2d")
 
 def render_prometheus(report: Mapping[str, Any]) -> str:
     """Every series with its help. A status is a label, so a skip can never be read as a pass."""
+    return _render([({}, report)])
+
+
+def render_prometheus_fleet(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """The same of every host, with its name as the label `host`. A host that nobody measured has no rates."""
+    return _render([({"host": host}, report) for host, report in reports.items()])
+
+
+def _render(reports: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> str:
     lines: list[str] = []
-    for name, about, series in (
-        ("status", "Overall verdict: 1 for the one that holds.", _statuses(report)),
-        ("check", "One verdict of the last run.", _checks(report)),
-        ("gpu_info", "A GPU, as labels.", _infos(report)),
-        ("matmul_tflops", "Matrix product in 10^12 operations a second.", _matmul(report)),
-        ("matmul_ratio", "Sustained rate over a baseline.", _ratios(report)),
-        ("bandwidth_gb_s", "Copies in 10^9 bytes a second.", _copies(report)),
-        ("duration_seconds", "How long the last run took.", iter([({}, report["duration_s"])])),
-        ("timestamp_seconds", "When the last run began.", iter([({}, _seconds(report["started_at"]))])),
+    for name, about, series_of in (
+        ("status", "Overall verdict: 1 for the one that holds.", _statuses),
+        ("check", "One verdict of the last run.", _checks),
+        ("gpu_info", "A GPU, as labels.", _infos),
+        ("matmul_tflops", "Matrix product in 10^12 operations a second.", _matmul),
+        ("matmul_ratio", "Sustained rate over a baseline.", _ratios),
+        ("bandwidth_gb_s", "Copies in 10^9 bytes a second.", _copies),
+        ("duration_seconds", "How long the last run took.", _duration),
+        ("timestamp_seconds", "When the last run began.", _timestamp),
     ):
-        rows = [f"gpu_probe_{name}{_labels(labels)} {value:.10g}" for labels, value in series]
+        rows = [
+            f"gpu_probe_{name}{_labels({**whose, **labels})} {value:.10g}"
+            for whose, report in reports
+            for labels, value in series_of(report)
+        ]
         if rows:
             lines += [f"# HELP gpu_probe_{name} {about}", f"# TYPE gpu_probe_{name} gauge", *rows]
     return "\n".join(lines) + "\n"
@@ -71,6 +84,16 @@ def _copies(report: Mapping[str, Any]) -> Series:
             value = (gpu["bandwidth"] or {}).get(f"{path}_gb_s")
             if value is not None:
                 yield {"gpu": _key(gpu), "path": path}, value
+
+
+def _duration(report: Mapping[str, Any]) -> Series:
+    if report["duration_s"] is not None:
+        yield {}, report["duration_s"]
+
+
+def _timestamp(report: Mapping[str, Any]) -> Series:
+    if report["started_at"] is not None:
+        yield {}, _seconds(report["started_at"])
 
 
 def _key(gpu: Mapping[str, Any]) -> str:

@@ -61,6 +61,7 @@ _value:
 import json
 import statistics
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -111,26 +112,45 @@ def kind_of(gpu: Report) -> Kind:
 
 
 def explanations(report: Report) -> dict[tuple[str, str], str]:
-    """Return the known cause of a lower rate, by GPU and metric."""
+    """Return the known cause of a lower rate, by GPU and metric.
+
+    A cap of one product caps them all; also those that had nothing in their host to be compared with.
+    """
     found = {}
     for check in report.get("checks") or []:
         if check["status"] == "explained" and check.get("gpu"):
-            found[check["gpu"], check["id"].rpartition(".")[0]] = str(check["evidence"].get("cause"))
+            metric, cause = check["id"].rpartition(".")[0], str(check["evidence"].get("cause"))
+            found[check["gpu"], metric] = cause
+            found.setdefault((check["gpu"], metric.partition(".")[0]), cause)
     return found
 
 
-def judge(value: float, values: list[float], policy: Mapping[str, float]) -> tuple[float, float, str]:
-    """Return the value to compare with, the ratio, and the status, as the probe judges equal GPUs in one host."""
+@dataclass(frozen=True)
+class Level:
+    """What equal GPUs give: computed once, as a fleet has thousands of them."""
+
+    count: int
+    middle: float
+    sigma: float
+
+
+def level_of(values: list[float], policy: Mapping[str, float]) -> Level:
+    """Return the value to compare with. Of two one cannot know which is odd, so it is the better one."""
     if len(values) == 2:
-        middle = max(values)
-        return middle, value / middle, "warn" if value < (1 - policy["warn.peers_pair"]) * middle else "pass"
+        return Level(2, max(values), 0.0)
     middle = statistics.median(values)
     spread = 1.4826 * statistics.median(abs(other - middle) for other in values)
-    sigma = max(spread, policy["floor.peers_sigma"] * middle)
-    low = middle - value
-    if low > policy["fail.peers"] * middle and low > policy["fail.peers_sigmas"] * sigma:
-        return middle, value / middle, "fail"
-    return middle, value / middle, "warn" if low > policy["warn.peers"] * middle else "pass"
+    return Level(len(values), middle, max(spread, policy["floor.peers_sigma"] * middle))
+
+
+def judge(value: float, level: Level, policy: Mapping[str, float]) -> str:
+    """Return the status, as the probe judges equal GPUs in one host."""
+    low = level.middle - value
+    if level.count == 2:
+        return "warn" if low > policy["warn.peers_pair"] * level.middle else "pass"
+    if low > policy["fail.peers"] * level.middle and low > policy["fail.peers_sigmas"] * level.sigma:
+        return "fail"
+    return "warn" if low > policy["warn.peers"] * level.middle else "pass"
 
 
 def stragglers(reports: Mapping[str, Report], policy: Mapping[str, float]) -> Iterator[dict[str, Any]]:
@@ -140,15 +160,17 @@ def stragglers(reports: Mapping[str, Report], policy: Mapping[str, float]) -> It
         for gpu in report.get("gpus") or []:
             for metric, value in metrics_of(gpu).items():
                 values.setdefault((kind_of(gpu), metric), []).append(value)
+    levels = {key: level_of(numbers, policy) for key, numbers in values.items() if len(numbers) > 1}
     for host, report in reports.items():
         causes = explanations(report)
         for gpu in report.get("gpus") or []:
             for metric, value in metrics_of(gpu).items():
-                equals = values[kind_of(gpu), metric]
-                if len(equals) < 2 or max(equals) <= 0:
+                level = levels.get((kind_of(gpu), metric))
+                if level is None or level.middle <= 0:
                     continue
-                middle, ratio, status = judge(value, equals, policy)
-                cause = causes.get((str(gpu.get("uuid") or gpu.get("pci_bus_id")), metric))
+                status = judge(value, level, policy)
+                key = str(gpu.get("uuid") or gpu.get("pci_bus_id"))
+                cause = causes.get((key, metric)) or causes.get((key, metric.partition(".")[0]))
                 if status != "pass":
                     yield {
                         "host": host,
@@ -157,9 +179,9 @@ def stragglers(reports: Mapping[str, Report], policy: Mapping[str, float]) -> It
                         "name": gpu.get("name"),
                         "metric": metric,
                         "value": value,
-                        "median": middle,
-                        "ratio": round(ratio, 4),
-                        "count": len(equals),
+                        "median": level.middle,
+                        "ratio": round(value / level.middle, 4),
+                        "count": level.count,
                         "status": "explained" if cause else status,
                         "cause": cause,
                     }
@@ -210,12 +232,17 @@ def problems(reports: Mapping[str, Report], slow: list[dict[str, Any]]) -> list[
     return sorted(found, key=lambda problem: -_ORDER.index(problem["status"]))
 
 
+def policy_of_probe() -> dict[str, float]:
+    """Return the thresholds of the probe."""
+    rules = json.loads(_POLICY.read_text(encoding="utf-8"))
+    return {name: float(rule["value"]) for name, rule in rules.items() if name != "version"}
+
+
 def probe_compare(results: Any) -> dict[str, Any]:
     """Return the fleet's report."""
     if not isinstance(results, Mapping):
         raise AnsibleFilterError("gpufleet.host.probe_compare needs a mapping of host to a command's result")
-    rules = json.loads(_POLICY.read_text(encoding="utf-8"))
-    policy = {name: float(rule["value"]) for name, rule in rules.items() if name != "version"}
+    policy = policy_of_probe()
     reports = {str(host): report_of(result) for host, result in results.items()}
     slow = list(stragglers(reports, policy))
     found = problems(reports, slow)
@@ -228,7 +255,7 @@ def probe_compare(results: Any) -> dict[str, Any]:
         for kind in kinds
     ]
     # A host's own verdict is said above.
-    lines += [f"{row['status'].upper()}  {row['text']}" for row in found if row in problems({}, slow)]
+    lines += [f"{row['status'].upper()}  {row['text']}" for row in problems({}, slow)]
     return {
         "status": max(statuses, key=_ORDER.index, default="skipped"),
         "hosts": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -19,6 +20,9 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_session import
     look_at_jetson,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils._root import Root, to_int, version_key
+
+# More than any record has.
+_MOST_OF_A_RECORD = 8 * 1024 * 1024
 
 # A cgroup v1 memory limit at or above this means "none": the kernel writes PAGE_COUNTER_MAX there.
 _NO_MEMORY_LIMIT = 1 << 60
@@ -279,3 +283,17 @@ def look_at_engines(root: Root, packages: list[Package]) -> dict[str, str | None
 def _upstream(version: str) -> str | None:
     """Return a package's version without epoch and revision."""
     return version.split(":", 1)[-1].split("-", 1)[0] or None
+
+
+def look_at_record(root: Root, directory: str) -> dict[str, str | None] | None:
+    """Return when the last run recorded the host, and by which version; None where no run has."""
+    text = root.data(f"{directory}/record.json", _MOST_OF_A_RECORD)
+    if text is None:
+        return None
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    found = document if isinstance(document, dict) else {}
+    values = {name: found.get(name) for name in ("time", "collection")}
+    return {name: value[:40] if isinstance(value, str) else None for name, value in values.items()}

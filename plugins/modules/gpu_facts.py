@@ -60,6 +60,10 @@ options:
     type: list
     elements: str
     default: []
+  state_path:
+    description: Directory of the last run's record, of which the time is told.
+    type: str
+    default: /var/lib/gpufleet
 attributes:
   check_mode:
     description: Runs fully in check mode, as it changes nothing.
@@ -130,6 +134,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_system import 
     look_at_cpu,
     look_at_engines,
     look_at_memory,
+    look_at_record,
     look_at_secure_boot,
     look_at_system,
 )
@@ -144,6 +149,7 @@ def look(
     uv_path: str,
     venv_path: str,
     units: list[str] | None = None,
+    state_path: str = "/var/lib/gpufleet",
 ) -> dict[str, Any]:
     """Return all facts of the host below ``root``, as docs/data.md describes them."""
     packages = read_packages(root)
@@ -173,6 +179,7 @@ def look(
         "users": {name: look_at_user(root, name) for name in users},
         "groups": {name: look_at_group(root, name) for name in groups},
         "units": look_at_units(root, system["service_manager"], units or []),
+        "record": look_at_record(root, state_path),
         "reboot": {"required": bool(reasons), "reasons": reasons},
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
@@ -189,6 +196,7 @@ def main() -> None:
             "uv_path": {"type": "str", "default": "/usr/local/bin/uv"},
             "venv_path": {"type": "str", "default": "/opt/uv/venv"},
             "units": {"type": "list", "elements": "str", "default": []},
+            "state_path": {"type": "str", "default": "/var/lib/gpufleet"},
             "addresses": {"type": "dict", "default": {}, "no_log": True},  # one may hold a password
             "certificates": {"type": "list", "elements": "str", "default": []},
         },
@@ -203,6 +211,7 @@ def main() -> None:
         asked["uv_path"],
         asked["venv_path"],
         asked["units"],
+        asked["state_path"],
     )
     asked_for = asked["addresses"] if facts["venv"]["python"] is None else {}
     facts["addresses"] = look_at_addresses(asked_for, asked["certificates"])

@@ -66,6 +66,7 @@ TOOLS = {
     DEBIAN_KEYS: "debian-archive-keyring",
     "apt-ftparchive": "apt-utils",
     "cgroupfs-mount": "cgroupfs-mount",
+    "chromium": "chromium",
     "docker": "docker-cli",  # from Debian 13 on not in docker.io any more
     "dockerd": "docker.io",
     "dpkg-deb": "dpkg",

@@ -27,6 +27,23 @@ PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.178.04  Mon N
 EFI_SECURE_BOOT = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
+@pytest.mark.parametrize(
+    ("text", "record"),
+    [
+        (None, None),
+        ('{"time": "2026-11-24T03:00:00Z", "collection": "0.2.0", "facts": {}}',
+         {"time": "2026-11-24T03:00:00Z", "collection": "0.2.0"}),
+        ('{"time": 5}', {"time": None, "collection": None}),
+        ("[1]", {"time": None, "collection": None}),
+        ("{", {"time": None, "collection": None}),
+    ],
+)  # fmt: skip
+def test_the_last_record_is_told_by_its_time(tree: Tree, text: str | None, record: Any) -> None:
+    if text is not None:
+        tree.file("var/lib/gpufleet/record.json", text)
+    assert tree.look()["record"] == record
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
     return Tree(tmp_path)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,9 +62,23 @@ def test_the_report_says_that_it_could_not_measure_and_why(host: Any) -> None:
 
 def test_the_record_points_to_the_report(host: Any) -> None:
     record = read(host, RECORD)
-    assert record["probe"] == {"status": "error", "path": REPORT}
+    assert (record["probe"]["status"], record["probe"]["path"]) == ("error", REPORT)
+    assert [check["id"] for check in record["probe"]["checks"]] == ["software.torch"]
+    assert record["versions"]["before"] == record["versions"]["after"]  # the role alone brings none of these
+    assert (record["actions"], record["rebooted"]) == ([], False)
     assert record["facts"]["system"]["distribution"] == "debian"
     assert {"schema", "time", "collection", "plan"} <= set(record)
+
+
+def test_the_fleets_report_reads_the_record(host: Any, again: Callable[..., Any], tmp_path: Path) -> None:
+    assert again(torch_probe_python="/opt/recorded/h100_x8_straggler").ok
+    report = Path(os.environ["MOLECULE_PROJECT_DIRECTORY"]) / "playbooks/report.yml"
+    run = again(playbook=str(report), report_path=str(tmp_path))
+    assert (run.ok, run.changed) == (True, 0)
+    (row,) = json.loads((tmp_path / "fleet.json").read_text())["hosts"]
+    assert (row["state"], row["status"], row["speed"]["dtype"]) == ("ok", "fail", "bf16")
+    assert any(note["kind"] == "problem" and "GPU 5" in note["text"] for note in row["notes"])
+    assert again().ok
 
 
 @pytest.mark.parametrize(
