@@ -5,6 +5,7 @@ Every refusal is one sentence that says what was found, what was wished (with th
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
@@ -25,6 +26,13 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     PYTHON_BYTES,
     UV_BYTES,
     Channel,
+)
+from ansible_collections.gpufleet.host.plugins.module_utils._wish_shapes import (
+    SECRET_WISHES,
+    fault,
+    one_line,
+    shown,
+    sound,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
 from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
@@ -115,8 +123,10 @@ class _Draft:
         self.driver: Plan = {}
 
     def wished(self, name: str) -> str:
-        """Return a wish as the user would write it, but for a password in an address."""
-        return f"{WISHES[name][0]}={without_password(str(self.wishes[name]))}"
+        """Return a wish as the user would write it, but for a password in an address and for keys."""
+        if name in SECRET_WISHES:
+            return f"{WISHES[name][0]} (not shown)"
+        return f"{WISHES[name][0]}={shown(without_password(str(self.wishes[name])))}"
 
     @property
     def refusals(self) -> list[str]:
@@ -130,7 +140,7 @@ class _Draft:
     def refuse_for(self, role: str, *sentences: str) -> None:
         """Refuse in words of their own; a role that is to be absent is never refused."""
         if role == HOST or not self.absent(role):
-            self.refusals_of[role] += sentences
+            self.refusals_of[role] += map(one_line, sentences)
 
     def absent(self, role: str) -> bool:
         """Whether the user wishes the role away."""
@@ -165,6 +175,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     if unknown:
         raise KeyError(f"unknown wishes: {', '.join(unknown)}")
     draft = _Draft(facts, wishes)
+    _check_shapes(draft)
     _check_platform(draft)
     _check_names(draft)
     _check_endpoints(draft)
@@ -204,6 +215,15 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
 
 
 # --- wishes ----------------------------------------------------------------------------------------------------------
+
+
+def _check_shapes(draft: _Draft) -> None:
+    """Refuse wishes of a wrong type, and go on with their defaults, so that all else is said in the same run."""
+    for wish, (_variable, default) in WISHES.items():
+        wrong = fault(wish, draft.wishes[wish])
+        if wrong:
+            draft.refuse(wrong[0], wish, wrong[1])
+        draft.wishes[wish] = copy.deepcopy(default) if wrong else sound(wish, draft.wishes[wish])
 
 
 def _check_platform(draft: _Draft) -> None:
@@ -380,6 +400,7 @@ def _kind_in_words(kind: str) -> str:
 def _plan_driver(draft: _Draft) -> None:
     """Plan the driver, by which the torch channel is chosen then."""
     case = Case(draft.facts, draft.wishes, draft.refuse)
+    case.refused = len(draft.refusals_of["nvidia_driver"])  # a wish of a wrong type, for which a default stands in
     draft.driver = plan_driver(case)
     if not draft.absent("nvidia_driver"):
         draft.warnings += case.warnings
