@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._fact_shapes import sound_facts
 from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import (
     ARCHITECTURES,
@@ -169,12 +170,14 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         wishes: any of the names in ``WISHES``; a missing one has its default.
 
     Raises:
-        KeyError: a wish is unknown, or the facts are not those of ``gpu_facts``.
+        KeyError: a wish is unknown.
     """
     unknown = sorted(set(wishes) - set(WISHES))
     if unknown:
         raise KeyError(f"unknown wishes: {', '.join(unknown)}")
+    facts, wrong = sound_facts(facts)
     draft = _Draft(facts, wishes)
+    _check_facts(draft, wrong)
     _check_shapes(draft)
     _check_platform(draft)
     _check_names(draft)
@@ -215,6 +218,17 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
 
 
 # --- wishes ----------------------------------------------------------------------------------------------------------
+
+
+def _check_facts(draft: _Draft, wrong: list[str]) -> None:
+    """Refuse to plan by facts that are not whole: what is unknown here may be a GPU in use."""
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        draft.refuse_for(
+            HOST,
+            f"Found facts of this host that cannot be true ({', '.join(wrong[:3])}{more}), by which nothing can be "
+            "planned; run this again, and if it stays so report this line with the output of `./run plan -vvv`.",
+        )
 
 
 def _check_shapes(draft: _Draft) -> None:
@@ -318,6 +332,8 @@ def _check_environment(draft: _Draft, resources: Facts) -> None:
 def _check_answers(draft: _Draft) -> None:
     """Refuse an address that does not answer this host; one that asks for a password does answer."""
     for wish, answer in (draft.facts.get("addresses") or {}).items():
+        if wish not in _ENDPOINTS:
+            continue
         status, variable = answer["status"], WISHES[wish][0]
         if status is not None and (status < 400 or status in (401, 403)):
             continue
