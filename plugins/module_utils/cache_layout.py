@@ -144,7 +144,27 @@ def cache_absent_entries(wishes: dict[str, Any], users: dict[str, Any], remove_d
             if name in wishes["users"] and user["home"] not in _NO_HOME
         ]
         found.append({"path": wishes["root"], "state": "absent", "recurse": True})
+        for name, user in known.items():
+            if name in wishes["users"] and user["home"] not in _NO_HOME:
+                found += _empty_homes(user)
     return found
+
+
+def _empty_homes(user: dict[str, Any]) -> Entries:
+    """What this role made in a home, where nobody has put anything into it."""
+    paths = (
+        ".cache/torch/hub",
+        ".cache/torch",
+        ".cache/huggingface",
+        ".cache",
+        ".kaggle",
+        ".config/gpufleet",
+        ".config",
+    )
+    links = user.get("home_links", {})
+    return [
+        {"path": f"{user['home']}/{path}", "state": "absent", "force": False} for path in paths if path not in links
+    ]
 
 
 def _owner(wishes: dict[str, Any], users: dict[str, Any]) -> dict[str, str]:

@@ -158,7 +158,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "directory": {"owner", "group", "mode", "access_acl", "default_acl", "force", "follow"},
         "file": {"owner", "group", "mode", "access_acl", "content", "validate", "force", "follow", "secret"},
         "link": {"owner", "group", "target"},
-        "absent": {"recurse", "glob", "target"},
+        "absent": {"recurse", "glob", "target", "force"},
     }[state]
     options = (
         "content",
@@ -269,6 +269,8 @@ class Tree:
         if entry.target is not None and found.target != entry.target:
             return step
         if found.kind == "directory":
+            if not entry.force and self._left_in(path):
+                return step
             self._refuse_unsafe_removal(entry)
         self._planned[path] = "none"
         step.changes = ["removed"]
@@ -284,12 +286,16 @@ class Tree:
             if path.count("/") < 2:
                 raise TreeError(f"{path} lies directly below the root and is not removed with all that is in it.")
             return
-        left = sorted(child.name for child in Path(path).iterdir() if self._planned_kind(str(child)) != "none")
+        left = self._left_in(path)
         if left:
             raise TreeError(
                 f"{path} is a directory with {len(left)} entries in it ({left[0]!r} first) and is not removed: "
                 "empty it, or set recurse: true."
             )
+
+    def _left_in(self, path: str) -> list[str]:
+        """Return the names in a directory that no earlier entry removes."""
+        return sorted(child.name for child in Path(path).iterdir() if self._planned_kind(str(child)) != "none")
 
     def _plan_link(self, step: Step) -> None:
         entry, found = step.entry, step.found
