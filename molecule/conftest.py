@@ -38,6 +38,19 @@ class Run:
         return sum(s["changed"] for s in self._stats.values())
 
     @property
+    def changes(self) -> set[str]:
+        """What was changed, or would be: "role: path" for each path that the module tree names, else "role: task"."""
+        found = set()
+        for play in self.result.get("plays", []):
+            for task in play["tasks"]:
+                role, _colon, name = task["task"]["name"].rpartition(" : ")
+                for host in task["hosts"].values():
+                    if host.get("changed"):
+                        paths = [change["path"] for change in host.get("changes") or []]
+                        found |= {f"{role.rpartition('.')[2] or 'play'}: {what}" for what in paths or [name]}
+        return found
+
+    @property
     def sentence(self) -> str:
         """What a failed run says, without the dressing."""
         said = []

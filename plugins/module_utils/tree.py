@@ -20,6 +20,7 @@ import secrets
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -671,6 +672,7 @@ def _apply_file(step: Step) -> None:
 
 def _replace_file(step: Step, parent: int, name: str) -> None:
     """Write beside the file and rename: a reader sees the old content or the new, with the right owner and mode."""
+    _remove_leftovers(parent, name)
     temporary = _temporary_name(name)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
     try:
@@ -778,9 +780,23 @@ def _remove_tree(name: str, parent: int) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
+# No write takes so long.
+_LEFTOVER_S = 600
+
+
 def _temporary_name(name: str) -> str:
     # 255 bytes is the longest name that filesystems take.
     return f".{name[:200]}.gpufleet-{secrets.token_hex(6)}"
+
+
+def _remove_leftovers(parent: int, name: str) -> None:
+    """Remove what runs left that were killed while they wrote this file; a young one may be another run's work."""
+    pattern = re.compile(re.escape(_temporary_name(name)[:-12]) + "[0-9a-f]{12}")
+    with contextlib.suppress(OSError), _opened(".", parent) as folder:
+        for other in filter(pattern.fullmatch, os.listdir(folder)):  # noqa: PTH208  # pathlib knows no descriptors
+            status = os.stat(other, dir_fd=parent, follow_symlinks=False)
+            if time.time() - status.st_mtime > _LEFTOVER_S and stat.S_ISREG(status.st_mode):
+                os.unlink(other, dir_fd=parent)
 
 
 def _sync_directory(parent: int) -> None:
