@@ -103,6 +103,22 @@ def killed() -> Callable[..., None]:
 
 
 @pytest.fixture
+def started() -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a playbook in a session of its own, so that it can be killed with all that it runs here."""
+
+    def run(playbook: str = "converge.yml", **wishes: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            _playbook(playbook=playbook, **wishes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment("ansible.builtin.default"),
+            start_new_session=True,
+        )
+
+    return run
+
+
+@pytest.fixture
 def again() -> Callable[..., Run]:
     """Run the scenario's converge.yml on its hosts again: ``again("--check", uv_python_groups=[])``."""
 

@@ -62,7 +62,7 @@ FACTS: Shape = {
     "?mok": {"certificate": TEXT, "enrolled": FLAG, "pending": FLAG},
     "gpu_processes": [{"pid": COUNT, "name": TEXT, "uid": COUNT, "?user": TEXT, "?container": TEXT}],
     "uv": {"version": TEXT},
-    "venv": {"path": TEXT, "python": TEXT, "torch": TEXT, "writable_by_others": FLAG},
+    "venv": {"path": TEXT, "python": TEXT, "torch": TEXT, "?incomplete": [TEXT], "writable_by_others": FLAG},
     "paths": {OTHERS: _PLACE},
     "users": {OTHERS: {**_USER, "": None}},
     "?groups": {OTHERS: {"?gid": COUNT, "": None}},

@@ -612,7 +612,8 @@ def _ready(draft: _Draft, torch: dict[str, Any]) -> dict[str, bool]:
     return {
         "uv": uv["version"] == str(draft.wishes["uv_version"]),
         "python": f"{venv['python']}.".startswith(f"{draft.wishes['python_version']}."),
-        "finished": mark.get("kind", "none") == "none",
+        # A package that lost a file is known to uv as installed; only an environment made anew is whole.
+        "finished": mark.get("kind", "none") == "none" and not venv.get("incomplete"),
         "torch": _same_torch(venv.get("torch"), torch["torch"]),
     }
 

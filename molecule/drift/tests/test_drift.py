@@ -72,7 +72,9 @@ ROUNDS: dict[str, dict[str, Damage]] = {
     },
     "state": {
         "a member taken out": Damage("gpasswd -d bob ml", "ml_cache: Have the users in the group"),
-        "a stopped timer": Damage("systemctl stop gpufleet-probe.timer", "torch_probe: gpufleet-probe.timer"),
+        "a stopped timer": Damage(
+            "systemctl stop gpufleet-probe.timer", "torch_probe: Start the timer that somebody stopped"
+        ),
         "a timer disabled": path(
             "ml_cache",
             "/etc/systemd/system/timers.target.wants/gpufleet-cache-clean.timer",
