@@ -73,9 +73,11 @@ def main(target: str) -> None:
         "files": files(),
         "packages": lines("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${db:Status-Abbrev}\n"),
         "unit files": lines("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
-        "active": lines(
-            "systemctl", "list-units", "--no-legend", "--no-pager", "--plain", "--state=active", "--type=service,timer"
-        ),
+        "active": [
+            line
+            for line in lines("systemctl", *"list-units --no-legend --no-pager --plain".split(), "--state=active")
+            if line.split()[0].endswith((".service", ".timer")) and not line.startswith("user")  # who has logged in
+        ],
     }
     with open(target, "w", encoding="utf-8") as file:
         json.dump(found, file)

@@ -135,6 +135,7 @@ def test_each_damage_is_found_and_mended_and_nothing_else(host: Any, again: Call
     assert (missed, extra) == ([], [])
     mended = again(playbook=SITE)
     assert mended.ok, mended.sentence
+    assert {one for one in looked.changes if one != UV} <= mended.changes
     assert different(before, snapshot(host)) == []
     last = again("--check", playbook=SITE)
     assert last.ok, last.sentence

@@ -85,9 +85,37 @@ def test_uninstall_again_changes_nothing(again: Callable[..., Any]) -> None:
     assert run.changed == 0
 
 
-def test_site_again_and_uninstall_with_the_data_leave_the_host_as_it_was(host: Any, again: Callable[..., Any]) -> None:
-    run = again(playbook=SITE)
-    assert run.ok, run.sentence
+# What check mode says in words, since it cannot ask about what is not there yet, and what the run then does for it.
+IN_WORDS = {
+    "ca_trust: Make the store of trusted authorities": {"ca_trust: Make the store of trusted authorities"},
+    "uv_python: Say in check mode that uv, Python or packages would be installed": {
+        "uv_python: Fetch uv's release archive",
+        "uv_python: Unpack uv",
+        "uv_python: Put uv in its place",
+        "uv_python: Install Python 3.12",
+        "uv_python: Create the virtual environment",
+        "uv_python: Install the packages",
+    },
+}
+# Only a run can follow units that are not there yet, and their handlers belong to the change of the files.
+FOLLOWERS = (": Read the units of", ": Start the timer of", ": Stop the timer of", ": Forget that")
+
+
+def in_the_runs_words(announced: set[str]) -> set[str]:
+    return {done for one in announced for done in IN_WORDS.get(one, {one})}
+
+
+def test_check_mode_on_a_bare_host_says_what_the_run_then_does(host: Any, again: Callable[..., Any]) -> None:
+    """Bare but for the data and the group, which the last uninstall left."""
+    announced = again("--check", playbook=SITE)
+    assert announced.ok, announced.sentence
+    done = again(playbook=SITE)
+    assert done.ok, done.sentence
+    real = {one for one in done.changes if not any(word in one for word in FOLLOWERS)}
+    assert in_the_runs_words(announced.changes) == real
+
+
+def test_uninstall_with_the_data_leaves_the_host_as_it_was(host: Any, again: Callable[..., Any]) -> None:
     assert host.file("/srv/ml/data/torch_starter/model.bin").content_string == "weights\n"
     run = again(playbook=UNINSTALL, uninstall_consent=True, ml_cache_remove_data=True)
     assert run.ok, run.sentence
