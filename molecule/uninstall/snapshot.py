@@ -75,7 +75,7 @@ def main(target: str) -> None:
         "unit files": lines("systemctl", "list-unit-files", "--no-legend", "--no-pager", "--plain"),
         "active": [
             line
-            for line in lines("systemctl", *"list-units --no-legend --no-pager --plain".split(), "--state=active")
+            for line in lines("systemctl", "list-units", "--no-legend", "--no-pager", "--plain", "--state=active")
             if line.split()[0].endswith((".service", ".timer")) and not line.startswith("user")  # who has logged in
         ],
     }
