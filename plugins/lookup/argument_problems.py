@@ -11,7 +11,12 @@ version_added: 0.1.0
 description:
   - Compares every variable that is set with the C(argument_specs) of the collection's role that it belongs to.
   - Ansible does so too, but only when a role starts, which is after the roles before it have changed the host.
+  - The types of variables that the host plan knows are left to it, which says all of its sentences at once.
 options:
+  undefined:
+    description: Tell only which variables name others that are not there, and so have no value.
+    type: bool
+    default: false
   _terms:
     description: Names of roles; all of the collection where there are none.
     type: list
@@ -45,8 +50,10 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.lookup import LookupBase
 from ansible_collections.gpufleet.host.plugins.module_utils._wish_shapes import one_line, shown
 from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import without_password
+from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import WISHES
 
 _ROLES = Path(__file__).resolve().parents[2] / "roles"
+_PLANNED = {variable for variable, _default in WISHES.values()} | {"ml_cache_users", "ml_cache_group"}
 _KNOWN = ("type", "elements", "choices", "options", "required", "default", "no_log")
 # type -> what it is, and how to write it
 _WORDS = {
@@ -104,15 +111,15 @@ class LookupModule(LookupBase):  # type: ignore[misc]
         self.set_options(var_options=variables, direct=kwargs)
         there = variables or {}
         roles = terms or sorted(path.name for path in _ROLES.iterdir() if (path / "meta/argument_specs.yml").exists())
-        found = []
-        for role in roles:
-            for name, option in options_of(role).items():
-                if name in there:
-                    found.append(self._problem(name, option, there[name]))
+        options = {name: option for role in roles for name, option in options_of(role).items() if name in there}
+        found = [self._problem(name, option, there[name]) for name, option in options.items()]
         return [sentence for sentence in found if sentence]
 
     def _problem(self, name: str, option: dict[str, Any], value: Any) -> str | None:
+        only_undefined = self.get_option("undefined")
         try:
-            return problem(name, option, self._templar.template(value))
+            known = self._templar.template(value)
         except AnsibleError as error:
-            return f"Found no value of {name} ({shown(error.message)}); set it, or the variables that it names."
+            said = f"Found no value of {name} ({shown(error.message)}); set it, or the variables that it names."
+            return said if only_undefined else None
+        return None if only_undefined or name in _PLANNED else problem(name, option, known)
