@@ -38,6 +38,19 @@ class Run:
         return sum(s["changed"] for s in self._stats.values())
 
     @property
+    def changes(self) -> set[str]:
+        """What was changed, or would be: "role: path" for each path that the module tree names, else "role: task"."""
+        found = set()
+        for play in self.result.get("plays", []):
+            for task in play["tasks"]:
+                role, _colon, name = task["task"]["name"].rpartition(" : ")
+                for host in task["hosts"].values():
+                    if host.get("changed"):
+                        paths = [change["path"] for change in host.get("changes") or []]
+                        found |= {f"{role.rpartition('.')[2] or 'play'}: {what}" for what in paths or [name]}
+        return found
+
+    @property
     def sentence(self) -> str:
         """What a failed run says, without the dressing."""
         said = []
@@ -85,6 +98,22 @@ def killed() -> Callable[..., None]:
         finally:
             os.killpg(started.pid, signal.SIGKILL)
             started.wait()
+
+    return run
+
+
+@pytest.fixture
+def started() -> Callable[..., subprocess.Popen[bytes]]:
+    """Start a playbook in a session of its own, so that it can be killed with all that it runs here."""
+
+    def run(playbook: str = "converge.yml", **wishes: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            _playbook(playbook=playbook, **wishes),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_environment("ansible.builtin.default"),
+            start_new_session=True,
+        )
 
     return run
 

@@ -208,6 +208,7 @@ def look_at_venv(root: Root, path: str) -> dict[str, Any]:
         "python": version,
         "base": _base(root, settings.get("home")) if version else None,
         "torch": torch,
+        "incomplete": sorted({name for library in libraries for name in _incomplete(root, library)}),
         "writable_by_others": any(_writable_by_others(root, place) for place in places),
     }
 
@@ -219,6 +220,21 @@ def _base(root: Root, home: str | None) -> str | None:
     prefix = Path(home).parent
     target = root.link(str(prefix))
     return os.path.normpath(prefix.parent / target) if target else str(prefix)
+
+
+def _incomplete(root: Root, library: str) -> list[str]:
+    """Return the packages of which a file is gone; uv looks at their names and versions only.
+
+    Bytecode is left out, as Python makes it itself.
+    """
+    found = []
+    for name in root.names(library):
+        if name.endswith(".dist-info"):
+            rows = (line.rsplit(",", 2)[0].strip('"') for line in root.lines(f"{library}/{name}/RECORD"))
+            files = (row for row in rows if row and not row.endswith(".pyc"))
+            if not all(root.exists(f"{library}/{row}") for row in files):
+                found.append(name.partition("-")[0])
+    return found
 
 
 def _starts(root: Root, path: str) -> bool:

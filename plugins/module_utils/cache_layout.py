@@ -35,7 +35,7 @@ def cache_refusals(wishes: dict[str, Any], users: dict[str, Any], place: dict[st
         f"(mkhomedir_helper {name}), or take the user out of the list."
         for name, user in users.items()
         if user is not None and name in wishes["users"]
-        if user.get("home_exists") is False and user["home"] not in _NO_HOME
+        if user.get("home_exists") is False and (user.get("home") or "") not in _NO_HOME
     ]
     found += [
         f'ml_cache_projects has "{name}", which cannot be a directory\'s name: use letters, digits, ".", "_" and "-".'
@@ -73,7 +73,8 @@ def _root_refusals(root: Any, place: dict[str, Any] | None) -> list[str]:
     if not re.fullmatch(r"(/[^/]+)+", root) or ".." in root.split("/"):
         return [f'ml_cache_root "{root}" is no plain path below the root: give one such as /srv/ml.']
     parent = root.rpartition("/")[0] or "/"
-    if place is not None and place["ancestor"] not in (root, parent) and place["ancestor_kind"] == "directory":
+    there = place or {}
+    if there.get("ancestor") not in (None, root, parent) and there.get("ancestor_kind") == "directory":
         return [
             f"Found no directory {parent}, in which ml_cache_root {root} shall be made: mount its disk or make it "
             "first, or set gpufleet_cache_root to another path."
@@ -143,7 +144,27 @@ def cache_absent_entries(wishes: dict[str, Any], users: dict[str, Any], remove_d
             if name in wishes["users"] and user["home"] not in _NO_HOME
         ]
         found.append({"path": wishes["root"], "state": "absent", "recurse": True})
+        for name, user in known.items():
+            if name in wishes["users"] and user["home"] not in _NO_HOME:
+                found += _empty_homes(user)
     return found
+
+
+def _empty_homes(user: dict[str, Any]) -> Entries:
+    """What this role made in a home, where nobody has put anything into it."""
+    paths = (
+        ".cache/torch/hub",
+        ".cache/torch",
+        ".cache/huggingface",
+        ".cache",
+        ".kaggle",
+        ".config/gpufleet",
+        ".config",
+    )
+    links = user.get("home_links", {})
+    return [
+        {"path": f"{user['home']}/{path}", "state": "absent", "force": False} for path in paths if path not in links
+    ]
 
 
 def _owner(wishes: dict[str, Any], users: dict[str, Any]) -> dict[str, str]:

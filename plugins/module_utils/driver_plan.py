@@ -303,9 +303,10 @@ def _end_of_life(case: Case, number: int | None) -> dict[str, str | None]:
     """Return when the branch ends, and a sentence where that is past or near."""
     known = branch_of(number)
     end = known.end_of_life if known else None
-    if end is None:
-        return {"date": None, "warning": None}
-    days = (date.fromisoformat(end) - date.fromisoformat(case.facts["time"][:10])).days
+    today = _today(case)
+    if end is None or today is None:
+        return {"date": end, "warning": None}
+    days = (date.fromisoformat(end) - today).days
     if days < 0:
         text = f"NVIDIA has ended driver branch {number} on {end}: it gets no more security fixes."
     elif days <= END_OF_LIFE_NOTICE_DAYS:
@@ -314,6 +315,14 @@ def _end_of_life(case: Case, number: int | None) -> dict[str, str | None]:
         return {"date": end, "warning": None}
     case.warnings.append(text)
     return {"date": end, "warning": text}
+
+
+def _today(case: Case) -> date | None:
+    """Return the host's day, None where its clock says none."""
+    try:
+        return date.fromisoformat(str(case.facts["time"])[:10])
+    except ValueError:
+        return None
 
 
 def _forecast(plan: dict[str, Any]) -> dict[str, Any]:

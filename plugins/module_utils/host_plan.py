@@ -5,12 +5,14 @@ Every refusal is one sentence that says what was found, what was wished (with th
 
 from __future__ import annotations
 
+import copy
 import re
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils import dev_plan, engine_plan
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_branches import branch_number
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import Case
+from ansible_collections.gpufleet.host.plugins.module_utils._fact_shapes import sound_facts
 from ansible_collections.gpufleet.host.plugins.module_utils._plan_words import describe
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import (
     ARCHITECTURES,
@@ -26,6 +28,13 @@ from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels impo
     PYTHON_BYTES,
     UV_BYTES,
     Channel,
+)
+from ansible_collections.gpufleet.host.plugins.module_utils._wish_shapes import (
+    SECRET_WISHES,
+    fault,
+    one_line,
+    shown,
+    sound,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
 from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
@@ -161,8 +170,10 @@ class _Draft:
         self.container_changes: list[str] = []
 
     def wished(self, name: str) -> str:
-        """Return a wish as the user would write it, but for a password in an address."""
-        return f"{WISHES[name][0]}={without_password(str(self.wishes[name]))}"
+        """Return a wish as the user would write it, but for a password in an address and for keys."""
+        if name in SECRET_WISHES:
+            return f"{WISHES[name][0]} (not shown)"
+        return f"{WISHES[name][0]}={shown(without_password(str(self.wishes[name])))}"
 
     @property
     def refusals(self) -> list[str]:
@@ -182,7 +193,7 @@ class _Draft:
     def refuse_for(self, role: str, *sentences: str) -> None:
         """Refuse in words of their own; a role that is to be absent is never refused."""
         if role == HOST or not self.absent(role):
-            self.refusals_of[role] += sentences
+            self.refusals_of[role] += map(one_line, sentences)
 
     def absent(self, role: str) -> bool:
         """Whether the user wishes the role away."""
@@ -211,12 +222,15 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
         wishes: any of the names in ``WISHES``; a missing one has its default.
 
     Raises:
-        KeyError: a wish is unknown, or the facts are not those of ``gpu_facts``.
+        KeyError: a wish is unknown.
     """
     unknown = sorted(set(wishes) - set(WISHES))
     if unknown:
         raise KeyError(f"unknown wishes: {', '.join(unknown)}")
+    facts, wrong = sound_facts(facts)
     draft = _Draft(facts, wishes)
+    _check_facts(draft, wrong)
+    _check_shapes(draft)
     _check_platform(draft)
     _check_names(draft)
     _check_endpoints(draft)
@@ -266,6 +280,26 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
 
 
 # --- wishes ----------------------------------------------------------------------------------------------------------
+
+
+def _check_facts(draft: _Draft, wrong: list[str]) -> None:
+    """Refuse to plan by facts that are not whole: what is unknown here may be a GPU in use."""
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        draft.refuse_for(
+            HOST,
+            f"Found facts of this host that cannot be true ({', '.join(wrong[:3])}{more}), by which nothing can be "
+            "planned; run this again, and if it stays so report this line with the output of `./run plan -vvv`.",
+        )
+
+
+def _check_shapes(draft: _Draft) -> None:
+    """Refuse wishes of a wrong type, and go on with their defaults, so that all else is said in the same run."""
+    for wish, (_variable, default) in WISHES.items():
+        wrong = fault(wish, draft.wishes[wish])
+        if wrong:
+            draft.refuse(wrong[0], wish, wrong[1])
+        draft.wishes[wish] = copy.deepcopy(default) if wrong else sound(wish, draft.wishes[wish])
 
 
 def _check_platform(draft: _Draft) -> None:
@@ -360,6 +394,8 @@ def _check_environment(draft: _Draft, resources: Facts) -> None:
 def _check_answers(draft: _Draft) -> None:
     """Refuse an address that does not answer this host; one that asks for a password does answer."""
     for wish, answer in (draft.facts.get("addresses") or {}).items():
+        if wish not in _ENDPOINTS:
+            continue
         status, variable = answer["status"], WISHES[wish][0]
         if status is not None and (status < 400 or status in (401, 403)):
             continue
@@ -442,6 +478,7 @@ def _kind_in_words(kind: str) -> str:
 def _plan_driver(draft: _Draft) -> None:
     """Plan the driver, by which the torch channel is chosen then."""
     case = Case(draft.facts, draft.wishes, draft.refuse)
+    case.refused = len(draft.refusals_of["nvidia_driver"])  # a wish of a wrong type, for which a default stands in
     draft.driver = plan_driver(case)
     if not draft.absent("nvidia_driver"):
         draft.warnings += case.warnings
@@ -652,7 +689,8 @@ def _ready(draft: _Draft, torch: dict[str, Any]) -> dict[str, bool]:
     return {
         "uv": uv["version"] == str(draft.wishes["uv_version"]),
         "python": f"{venv['python']}.".startswith(f"{draft.wishes['python_version']}."),
-        "finished": mark.get("kind", "none") == "none",
+        # A package that lost a file is known to uv as installed; only an environment made anew is whole.
+        "finished": mark.get("kind", "none") == "none" and not venv.get("incomplete"),
         "torch": _same_torch(venv.get("torch"), torch["torch"]),
     }
 

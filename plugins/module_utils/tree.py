@@ -20,6 +20,7 @@ import secrets
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -158,7 +159,7 @@ def _refuse_useless(path: str, state: str, raw: dict[str, Any]) -> None:
         "directory": {"owner", "group", "mode", "access_acl", "default_acl", "force", "follow"},
         "file": {"owner", "group", "mode", "access_acl", "content", "validate", "force", "follow", "secret"},
         "link": {"owner", "group", "target"},
-        "absent": {"recurse", "glob", "target"},
+        "absent": {"recurse", "glob", "target", "force"},
     }[state]
     options = (
         "content",
@@ -269,6 +270,8 @@ class Tree:
         if entry.target is not None and found.target != entry.target:
             return step
         if found.kind == "directory":
+            if not entry.force and self._left_in(path):
+                return step
             self._refuse_unsafe_removal(entry)
         self._planned[path] = "none"
         step.changes = ["removed"]
@@ -284,12 +287,16 @@ class Tree:
             if path.count("/") < 2:
                 raise TreeError(f"{path} lies directly below the root and is not removed with all that is in it.")
             return
-        left = sorted(child.name for child in Path(path).iterdir() if self._planned_kind(str(child)) != "none")
+        left = self._left_in(path)
         if left:
             raise TreeError(
                 f"{path} is a directory with {len(left)} entries in it ({left[0]!r} first) and is not removed: "
                 "empty it, or set recurse: true."
             )
+
+    def _left_in(self, path: str) -> list[str]:
+        """Return the names in a directory that no earlier entry removes."""
+        return sorted(child.name for child in Path(path).iterdir() if self._planned_kind(str(child)) != "none")
 
     def _plan_link(self, step: Step) -> None:
         entry, found = step.entry, step.found
@@ -665,6 +672,7 @@ def _apply_file(step: Step) -> None:
 
 def _replace_file(step: Step, parent: int, name: str) -> None:
     """Write beside the file and rename: a reader sees the old content or the new, with the right owner and mode."""
+    _remove_leftovers(parent, name)
     temporary = _temporary_name(name)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=parent)
     try:
@@ -772,9 +780,23 @@ def _remove_tree(name: str, parent: int) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
+# No write takes so long.
+_LEFTOVER_S = 600
+
+
 def _temporary_name(name: str) -> str:
     # 255 bytes is the longest name that filesystems take.
     return f".{name[:200]}.gpufleet-{secrets.token_hex(6)}"
+
+
+def _remove_leftovers(parent: int, name: str) -> None:
+    """Remove what runs left that were killed while they wrote this file; a young one may be another run's work."""
+    pattern = re.compile(re.escape(_temporary_name(name)[:-12]) + "[0-9a-f]{12}")
+    with contextlib.suppress(OSError), _opened(".", parent) as folder:
+        for other in filter(pattern.fullmatch, os.listdir(folder)):  # noqa: PTH208  # pathlib knows no descriptors
+            status = os.stat(other, dir_fd=parent, follow_symlinks=False)
+            if time.time() - status.st_mtime > _LEFTOVER_S and stat.S_ISREG(status.st_mode):
+                os.unlink(other, dir_fd=parent)
 
 
 def _sync_directory(parent: int) -> None:

@@ -93,6 +93,7 @@ options:
       force:
         description:
           - With V(false) the thing is made when it is missing; whatever is there already is left alone.
+          - With V(false) V(absent) removes a directory only if nothing is in it, and otherwise leaves it alone.
         type: bool
         default: true
       follow:

@@ -510,6 +510,19 @@ def test_accounts(tree: Tree) -> None:
     assert facts["groups"] == {"ml": {"gid": 900, "members": ["alice", "bob"]}, "odd": None, "none": None}
 
 
+def test_a_package_that_lost_a_file(tree: Tree) -> None:
+    library = "opt/uv/venv/lib/python3.12/site-packages"
+    tree.file(f"{library}/torch/__init__.py")
+    record = 'torch/__init__.py,sha256=x,1\n"torch/a,b.txt",sha256=x,1\ntorch/__pycache__/a.pyc,,\n../../../bin/t,,\n'
+    tree.file(f"{library}/torch-2.14.1.dist-info/RECORD", record)
+    tree.file(f"{library}/torch/a,b.txt")
+    assert tree.look()["venv"]["incomplete"] == ["torch"]
+    tree.file("opt/uv/venv/bin/t")
+    assert tree.look()["venv"]["incomplete"] == []
+    (tree.path / library / "torch/a,b.txt").unlink()
+    assert tree.look()["venv"]["incomplete"] == ["torch"]
+
+
 def test_uv_and_environment(tree: Tree) -> None:
     tree.file("usr/local/bin/uv", "program")
     tree.file("opt/uv/venv/pyvenv.cfg", "home = /opt/uv/python/bin\nuv = 0.13.9\nversion_info = 3.12.16\n")
@@ -525,6 +538,7 @@ def test_uv_and_environment(tree: Tree) -> None:
         "python": "3.12.16",
         "torch": "2.14.1",
         "base": "/opt/uv/python",
+        "incomplete": [],
         "writable_by_others": False,
     }
     (tree.path / "opt/uv/venv/lib/python3.12/site-packages").chmod(0o777)

@@ -213,6 +213,16 @@ def test_absent(place: Path) -> None:
     assert not (place / "d").exists()
 
 
+def test_absent_without_force_removes_what_is_empty(place: Path) -> None:
+    (place / "d/e").mkdir(parents=True)
+    (place / "full").mkdir()
+    (place / "full/f").write_text("")
+    wishes = [{"path": f"{place}/{name}", "state": "absent", "force": False} for name in ("d/e", "d", "full", "none")]
+    assert run(*wishes, check=True) == run(*wishes) == [("e", "removed"), ("d", "removed")]
+    assert (place / "full/f").exists()
+    assert run({"path": f"{place}/full/f", "state": "absent"}, wishes[2]) == [("f", "removed"), ("full", "removed")]
+
+
 def test_absent_recurse_does_not_follow(place: Path) -> None:
     (place / "keep").mkdir()
     (place / "keep/f").write_text("")

@@ -19,7 +19,9 @@ from typing import IO, Any, Optional
 
 _TAIL = 20
 _PROJECT_LABEL = "host.gpufleet.workspace"
-Order = dict[str, Any]  # context, image, moving, project, hash, args, tools, base_archive, network, keep, netrc, room_bytes
+Order = dict[
+    str, Any
+]  # context, image, moving, project, hash, args, tools, base_archive, network, keep, netrc, room_bytes
 
 
 class BuildError(Exception):
@@ -86,7 +88,9 @@ def pack(paths: list[str], stream: IO[bytes]) -> None:
     """Write an archive of paths, root's, with the links beside them that lead to them."""
     with tarfile.open(fileobj=stream, mode="w|") as archive:
         for path in map(Path, paths):
-            beside = [found for found in path.parent.iterdir() if found.is_symlink() and found.resolve() == path.resolve()]
+            beside = [
+                found for found in path.parent.iterdir() if found.is_symlink() and found.resolve() == path.resolve()
+            ]
             for found in [path, *sorted(beside)] if path.is_dir() else [path]:
                 archive.add(found, arcname=str(found).lstrip("/"), filter=_of_root)
 
@@ -137,12 +141,18 @@ def layers(image: str) -> list[dict[str, Any]]:
     """Return the layers, oldest first, with what made them and their bytes."""
     told = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image) or ""
     rows = [json.loads(line) for line in told.splitlines()]
-    return [{"created_by": row["CreatedBy"][:200], "bytes": int(row["Size"])} for row in reversed(rows) if row["Size"] != "0"]
+    return [
+        {"created_by": row["CreatedBy"][:200], "bytes": int(row["Size"])}
+        for row in reversed(rows)
+        if row["Size"] != "0"
+    ]
 
 
 def prune(order: Order) -> list[str]:
     """Remove this workspace's older images but for the newest few; the engine itself keeps one that is in use."""
-    told = docker("image", "ls", "--filter", f"label={_PROJECT_LABEL}={order['project']}", "--format", "{{json .}}") or ""
+    told = (
+        docker("image", "ls", "--filter", f"label={_PROJECT_LABEL}={order['project']}", "--format", "{{json .}}") or ""
+    )
     names: list[str] = []
     for row in map(json.loads, told.splitlines()):  # newest first
         name = f"{row['Repository']}:{row['Tag']}"
