@@ -716,7 +716,7 @@ def _needs(draft: _Draft, torch: dict[str, Any], ready: dict[str, bool]) -> list
 
 
 def _workspace_needs(draft: _Draft, torch: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what a workspace's own environment takes, which is a copy of the host's; its changes are told by itself."""
+    """Return what a workspace's own environment takes, which is a copy of the host's; told by itself."""
     dev = draft.dev
     if not draft.wishes["containers"] or dev["action"] != "make" or dev["ready"]["venv"]:
         return []

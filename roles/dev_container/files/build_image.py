@@ -15,7 +15,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
-from typing import IO, Any, Optional
+from typing import IO, Any
 
 _TAIL = 20
 _PROJECT_LABEL = "host.gpufleet.workspace"
@@ -50,7 +50,7 @@ def build_command(order: Order) -> list[str]:
     return [*words, "--tag", order["image"], "--tag", order["moving"], "-"]
 
 
-def docker(*words: str) -> Optional[str]:
+def docker(*words: str) -> str | None:
     """Return what docker prints, None where it refuses."""
     done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
     return done.stdout if done.returncode == 0 else None
@@ -77,9 +77,9 @@ def have_tools(tools: dict[str, Any]) -> None:
         raise BuildError(f"Found no {missing[0]}, which the image is to have; apply gpufleet.host.uv_python first.")
     command = ["docker", "import", "--message", "uv and Python of this host", "-", tools["image"]]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=sys.stderr) as process:
-        assert process.stdin is not None
-        pack(tools["paths"], process.stdin)
-        process.stdin.close()
+        if process.stdin is not None:
+            pack(tools["paths"], process.stdin)
+            process.stdin.close()
         if process.wait() != 0:
             raise BuildError(f"Docker cannot import {tools['image']}; its own words are above.")
 
@@ -112,7 +112,7 @@ def check_room(order: Order) -> None:
     free = room.f_bavail * room.f_frsize
     if free < order["room_bytes"]:
         raise BuildError(
-            f"Found {free / 1e9:.1f} GB free in {place}, where the image takes up to {order['room_bytes'] / 1e9:.1f} GB "
+            f"Found {free / 1e9:.1f} GB free in {place}, where an image takes {order['room_bytes'] / 1e9:.1f} GB "
             "while it is built; free some, or set docker_engine_data_root to a larger disk."
         )
 
@@ -130,8 +130,8 @@ def build(order: Order) -> float:
     if process.returncode != 0:
         tail = "\n".join(text.strip().splitlines()[-_TAIL:])
         raise BuildError(
-            f"The image {order['image']} cannot be built; wished is dev_container_build=true; see the lines below for what "
-            f"the build could not get, and set dev_container_base_image, dev_container_base_archive, uv_python_index_url or "
+            f"The image {order['image']} cannot be built; wished is dev_container_build=true; see below for what "
+            "it could not get, and set dev_container_base_image, dev_container_base_archive, uv_python_index_url or "
             f"gpufleet_ca_certificates accordingly. The image that was there before still is.\n{tail}"
         )
     return time.monotonic() - started
