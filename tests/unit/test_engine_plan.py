@@ -479,6 +479,17 @@ def test_facts(tmp_path: Path) -> None:
     }
 
 
+def test_what_is_no_key_of_containerds_file_itself(tmp_path: Path) -> None:
+    text = 'imports = [\n  # "/old/*.toml"\n]\n[plugins.x]\nversion = 9\n[plugins.y]\nimports = ["/no/*.toml"]\n'
+    root = write(tmp_path, {"/etc/containerd/config.toml": text})
+    assert look_at_containers(root, [])["containerd"] == {
+        "configured": True,
+        "version": None,
+        "imports": [],
+        "systemd_cgroup": False,
+    }
+
+
 def test_flags_that_a_drop_in_replaces(tmp_path: Path) -> None:
     root = write(
         tmp_path,
