@@ -72,11 +72,7 @@ ROUNDS: dict[str, dict[str, Damage]] = {
         "a lock edited": Damage(
             "sed -i 1d /opt/uv/environment/core.txt", "uv_python: /opt/uv/environment/core.txt", (UV,)
         ),
-        "an authority gone": Damage(
-            "rm /usr/local/share/ca-certificates/gpufleet-*.crt",
-            "ca_trust: /usr/local/share/ca-certificates/gpufleet-*.crt",
-            ("ca_trust: Make the store of trusted authorities",),
-        ),
+        "an authority gone": path("ca_trust", "/usr/local/share/ca-certificates/gpufleet-*.crt", "rm %"),
     },
     "state": {
         "a member taken out": Damage("gpasswd -d bob ml", "ml_cache: Have the users in the group"),
