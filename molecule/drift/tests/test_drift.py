@@ -29,6 +29,7 @@ class Damage:
 
     command: str
     found: str
+    also: tuple[str, ...] = ()
 
 
 def path(role: str, name: str, command: str) -> Damage:
@@ -67,7 +68,10 @@ ROUNDS: dict[str, dict[str, Damage]] = {
             "torch_probe", "/etc/systemd/system/gpufleet-probe.timer", "sed -i 's/daily/yearly/' %"
         ),
         "a foreign index": path("uv_python", "/etc/uv/uv.toml", "echo '[[index]]' >>%"),
-        "a lock edited": path("uv_python", "/opt/uv/environment/core.txt", "sed -i 1d %"),
+        # The environment may follow another lock, so uv is asked too.
+        "a lock edited": Damage(
+            "sed -i 1d /opt/uv/environment/core.txt", "uv_python: /opt/uv/environment/core.txt", (UV,)
+        ),
         "an authority gone": path("ca_trust", "/usr/local/share/ca-certificates/gpufleet-*.crt", "rm %"),
     },
     "state": {
@@ -129,14 +133,14 @@ def test_each_damage_is_found_and_mended_and_nothing_else(host: Any, again: Call
         done = host.run(damage.command)
         assert done.rc == 0, f"{way}: {done.stderr}"
     looked = again("--check", playbook=SITE)
-    assert looked.ok, looked.sentence
-    missed = [way for way, damage in ways.items() if not any(matches(damage.found, one) for one in looked.changes)]
-    extra = [one for one in looked.changes if not any(matches(damage.found, one) for damage in ways.values())]
-    assert (missed, extra) == ([], [])
+    # Mended before it is judged, so that each round begins with a whole host.
     mended = again(playbook=SITE)
-    assert mended.ok, mended.sentence
-    assert {one for one in looked.changes if one != UV} <= mended.changes
-    assert different(before, snapshot(host)) == []
+    after = snapshot(host)
     last = again("--check", playbook=SITE)
-    assert last.ok, last.sentence
+    assert (looked.ok, mended.ok, last.ok) == (True, True, True), (looked.sentence, mended.sentence, last.sentence)
+    wanted = [(way, one) for way, damage in ways.items() for one in (damage.found, *damage.also)]
+    assert [way for way, one in wanted if not any(matches(one, other) for other in looked.changes)] == []
+    assert [one for one in looked.changes if not any(matches(other, one) for _way, other in wanted)] == []
+    assert {one for one in looked.changes if one != UV} <= mended.changes
+    assert different(before, after) == []
     assert last.changes == set()
