@@ -23,7 +23,7 @@ import pytest
 from ansible.plugins.filter.core import FilterModule as Core
 from ansible_collections.gpufleet.host.plugins.module_utils.dev_image import image_hash, torch_lock
 from hosts import archives, engine
-from hosts.common import HostsError, cache, suffix
+from hosts.common import HostsError, cache, run, suffix
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles/dev_container"
@@ -40,7 +40,7 @@ def _client() -> str | None:
     """Return a client that builds with BuildKit; one of version 23 and newer needs its buildx."""
     with contextlib.suppress(HostsError):
         for candidate in dict.fromkeys([engine.client(), "/usr/bin/docker"]):
-            version = engine.run([candidate, "version", "-f", "{{.Client.Version}}"]).split(".")[0]
+            version = run([candidate, "version", "-f", "{{.Client.Version}}"]).split(".")[0]
             if int(version) < 23 or engine.try_docker("buildx", "version"):
                 return candidate
     return None
@@ -57,7 +57,7 @@ pytestmark = [
 
 
 def docker(*words: str) -> str:
-    return engine.run([CLIENT or "docker", *words])
+    return run([CLIENT or "docker", *words])
 
 
 def lock(name: str) -> str:
@@ -206,9 +206,9 @@ def contents(first: Built, tmp_path_factory: pytest.TempPathFactory) -> list[tup
         made = [step["created_by"] for step in json.loads(config)["history"] if not step.get("empty_layer")]
         found = []
         for by, name in zip(made[-len(manifest["Layers"]) :], manifest["Layers"], strict=True):
-            file = archive.extractfile(name)
-            assert file is not None
-            with tarfile.open(fileobj=file) as layer:
+            inner = archive.extractfile(name)
+            assert inner is not None
+            with tarfile.open(fileobj=inner) as layer:
                 found.append((by, layer.getnames()))
     saved.unlink()
     return found
