@@ -11,7 +11,7 @@ version_added: 0.2.0
 description:
   - After C(ansible-playbook gpufleet.host.site --check --diff) a line for each host and object that the run would
     change, with the role, and the time of the host's last record, since which it has come to differ.
-  - Costs no module. Without check mode it is silent.
+  - Costs no module. Without check mode it is silent, and beside an output for machines (a callback called json).
   - For use from an installed collection write C(callbacks_enabled = gpufleet.host.drift) into ansible.cfg.
 author:
   - The gpufleet.host contributors (@gpufleet)
@@ -19,7 +19,7 @@ author:
 
 from typing import Any
 
-from ansible import context
+from ansible import constants, context
 from ansible.playbook.handler import Handler
 from ansible.plugins.callback import CallbackBase
 from ansible_collections.gpufleet.host.plugins.plugin_utils.drift import Drift, objects_of
@@ -38,8 +38,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible's own class
         self._drift = Drift()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Stay out of a run that changes things: there a change is no drift any more."""
-        self.disabled = not context.CLIARGS.get("check")
+        """Stay out of a run that changes things, where a change is no drift any more, and of output that machines read."""
+        self.disabled = not context.CLIARGS.get("check") or "json" in str(constants.DEFAULT_STDOUT_CALLBACK)
 
     def v2_runner_on_ok(self, result: Any) -> None:
         """Note the look, the plan, and each change."""
