@@ -38,7 +38,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible's own class
         self._drift = Drift()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        """Stay out of a run that changes things, where a change is no drift any more, and of output that machines read."""
+        """Stay out of a run that changes things, where a change is no drift, and of output that machines read."""
         self.disabled = not context.CLIARGS.get("check") or "json" in str(constants.DEFAULT_STDOUT_CALLBACK)
 
     def v2_runner_on_ok(self, result: Any) -> None:

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -203,7 +204,7 @@ def typed(command: list[str], environment: dict[str, str], kill_after: float = 0
     said, begun = b"", time.monotonic()
     while time.monotonic() - begun < 120:
         if kill_after and time.monotonic() - begun > kill_after:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # what Ctrl-C sends
             kill_after = 0
         if select.select([master], [], [], 0.2)[0]:
             try:
