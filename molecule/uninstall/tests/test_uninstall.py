@@ -82,14 +82,12 @@ def test_what_users_stored_stays_and_all_else_is_as_before(host: Any, again: Cal
 def test_uninstall_again_changes_nothing(again: Callable[..., Any]) -> None:
     run = again(playbook=UNINSTALL, uninstall_consent=True)
     assert run.ok, run.sentence
-    assert run.changed == 0
+    assert run.changes == set()
 
 
 # What check mode says in words, since it cannot ask about what is not there yet, and what the run then does for it.
 IN_WORDS = {
-    "ca_trust: Make the store of trusted authorities": {"ca_trust: Make the store of trusted authorities"},
     "uv_python: Say in check mode that uv, Python or packages would be installed": {
-        "uv_python: Fetch uv's release archive",
         "uv_python: Unpack uv",
         "uv_python: Put uv in its place",
         "uv_python: Install Python 3.12",
@@ -97,8 +95,15 @@ IN_WORDS = {
         "uv_python: Install the packages",
     },
 }
-# Only a run can follow units that are not there yet, and their handlers belong to the change of the files.
-FOLLOWERS = (": Read the units of", ": Start the timer of", ": Stop the timer of", ": Forget that")
+# Handlers, which belong to the change of the files; and the archive, which may lie in the test hosts' common cache.
+FOLLOWERS = (
+    ": Make the store of trusted authorities",
+    ": Fetch uv's release archive",
+    ": Read the units of",
+    ": Start the timer of",
+    ": Stop the timer of",
+    ": Forget that",
+)
 
 
 def in_the_runs_words(announced: set[str]) -> set[str]:
