@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guide import GUIDE, Command, commands
 
 Again = Callable[..., Any]
 PLACES = {"alice": "/workspaces/torch_starter", "bob": "/home/bob/torch_starter"}
@@ -71,6 +73,20 @@ def test_the_workspaces_environment_opens_on_the_host(host: Any, user: str) -> N
         ).rc
         == 0
     )
+
+
+@pytest.mark.parametrize("place", ["host", "container"])
+@pytest.mark.parametrize("command", commands(GUIDE.read_text()), ids=lambda command: command.name)
+def test_the_guides_own_commands_word_for_word(host: Any, request: Any, place: str, command: Command) -> None:
+    """As the workspace's user, with the environment active; what needs torch runs in the scenario default."""
+    if command.needs or "all-checks" in command.line or "verify-setup" in command.line:
+        pytest.skip(f"{command.line}: these locks have no torch, and this host no GPU and no probe")
+    if place == "host":
+        done = as_user(host, "alice", f"source .venv/bin/activate && {command.line}")
+    else:
+        request.getfixturevalue("running")
+        done = inside(host, "alice", f"bash -lc {shlex.quote(command.line)}")
+    assert done.rc == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("user", PLACES)
