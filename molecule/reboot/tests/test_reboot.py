@@ -14,6 +14,7 @@ Again = Callable[..., Any]
 OLD, NEW, WRONG = "580.159.03", "580.178.04", "595.91.07"
 CONSENT = {"gpufleet_reboot": "if_needed"}
 OPTION = "NVreg_RestrictProfilingToAdminUsers"
+DRIVEN = "/srv/pci/0000:01:00.0/driver"
 # Written down once around each reboot.
 NOTE = ["sh", "-c", "cat /proc/sys/kernel/random/boot_id >> /root/hooks"]
 
@@ -104,7 +105,7 @@ def test_consent_reboots_once_between_drain_and_resume(host: Any, again: Again) 
 def test_a_reboot_that_does_not_help_is_told(host: Any, again: Again) -> None:
     """Somebody else's file has the last word on the option, so that no reboot brings it."""
     host.run("echo options nvidia %s=1 > /etc/modprobe.d/zz-other.conf", OPTION)
-    assert host.run("modprobe -r nvidia-uvm nvidia && modprobe --all nvidia nvidia-uvm && rm /root/hooks").rc == 0
+    assert host.run("modprobe -r nvidia-uvm nvidia && modprobe --all nvidia nvidia-uvm && rm -f /root/hooks").rc == 0
     wishes = CONSENT | {"nvidia_driver_version": NEW, "nvidia_driver_module_options": {OPTION: 0}}
     ran = again(nvidia_driver_drain_command=NOTE, **wishes)
     assert not ran.ok
@@ -138,8 +139,11 @@ def test_upgrade_that_waited_for_its_reboot_goes_back_when_the_host_computes_wro
 
 def test_working_driver_of_another_hand_is_kept(host: Any, again: Again) -> None:
     ours = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources /etc/apt/preferences.d/gpufleet-nvidia-driver"
-    assert host.run(f"mkdir /root/ours && mv {ours} /root/ours").rc == 0
-    ran = again()
+    assert host.run(f"mkdir -p /root/ours && mv {ours} /root/ours").rc == 0
+    # The made up GPU says what drives it, as a real one's link does.
+    assert host.run("ln -s /sys/bus/pci/drivers/nvidia %s", DRIVEN).rc == 0
+    ran = again(nvidia_driver_version=OLD)
+    host.run("rm %s", DRIVEN)
     host.run("cd /root/ours && mv *.sources /etc/apt/sources.list.d && mv * /etc/apt/preferences.d")
     assert ran.ok, ran.sentence
     assert ran.changed == 0
