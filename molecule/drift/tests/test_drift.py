@@ -92,11 +92,11 @@ ROUNDS: dict[str, dict[str, Damage]] = {
     "a package by hand": {
         "a package by hand": Damage(
             f"mkdir {BY_HAND} && printf 'Metadata-Version: 2.1\\nName: mine\\nVersion: 1.0\\n' >{BY_HAND}/METADATA"
-            f" && touch {BY_HAND}/RECORD",
+            f" && printf 'mine-1.0.dist-info/METADATA,,\\nmine-1.0.dist-info/RECORD,,\\n' >{BY_HAND}/RECORD",
             UV,
         )
     },
-    "no Python": {"Python removed": Damage("rm -r /opt/uv/python", UV)},
+    "no Python": {"Python removed": Damage("rm -r /opt/uv/python", UV, ("uv_python: /opt/uv/python",))},
     "no venv": {"the environment removed": Damage(f"rm -r {VENV}", UV)},
 }
 if os.environ.get("GPUFLEET_TEST_EACH"):
