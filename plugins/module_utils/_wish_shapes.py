@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._driver_case import as_bool
+from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels import GROUPS
 
 TEXT, NAMES, ROWS, MAPPING, FLAG, BRANCH, SWITCH = "text", "names", "rows", "mapping", "flag", "branch", "switch"
 # Those of another shape than text.
@@ -30,6 +31,20 @@ SHAPES: dict[str, str] = {
     "cache_projects": NAMES,
     "cache_secrets": ROWS,
     "cache_uv_trust_group": FLAG,
+    "containers": FLAG,
+    "engine_settings": MAPPING,
+    "engine_defaults": FLAG,
+    "engine_registry_mirrors": NAMES,
+    "engine_force": FLAG,
+    "engine_repository_fingerprints": NAMES,
+    "engine_rootless_users": NAMES,
+    "toolkit_engines": NAMES,
+    "toolkit_without_gpu": FLAG,
+    "toolkit_repository_fingerprints": NAMES,
+    "dev_groups": NAMES,
+    "dev_build": FLAG,
+    "dev_allow_unconfined": FLAG,
+    "dev_allow_sys_admin": FLAG,
     "allow_insecure_endpoints": FLAG,
     "allow_unknown_platform": FLAG,
 }
@@ -40,6 +55,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "uv_python_state": _STATES,
     "env_profile_state": _STATES,
     "ml_cache_state": _STATES,
+    "docker_engine_state": _STATES,
+    "container_toolkit_state": _STATES,
+    "dev_container_state": _STATES,
+    "engine_source": ("auto", "docker", "distribution", "existing"),
+    "toolkit_mode": ("auto", "legacy"),
+    "toolkit_engines": ("docker", "podman", "containerd", "crio"),
+    "dev_groups": tuple(GROUPS),
     "link_mode": ("clone", "copy", "hardlink"),
 }
 # Their values never get into a sentence.
@@ -75,7 +97,8 @@ def fault(wish: str, value: Any) -> tuple[str, str] | None:
             return f"Found a text of {len(text)} characters", f"write at most {MAX_LENGTH}"
         if not text.isprintable():
             return "Found a line break or another control character", "take it out"
-    if value not in CHOICES.get(wish, (value,)):
+    items = value if shape == NAMES else (value,)
+    if wish in CHOICES and not all(item in CHOICES[wish] for item in items):
         return "Found no such choice", f"set it to {' or '.join(CHOICES[wish])}"
     return None
 
@@ -96,7 +119,7 @@ def _has_shape(shape: str, value: Any) -> bool:
     if shape == FLAG:
         return isinstance(value, (bool, str, int)) and as_bool(value) is not None
     if shape == MAPPING:
-        return isinstance(value, dict)
+        return isinstance(value, dict) and all(isinstance(key, str) for key in value)
     if shape in (TEXT, BRANCH):
         return isinstance(value, (str, int, float)) and not isinstance(value, bool)
     if shape == SWITCH:

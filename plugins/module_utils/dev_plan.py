@@ -153,9 +153,6 @@ def _check_words(case: Case) -> None:
             "dev_cpus",
             "ask for fewer, or set it to auto",
         )
-    for group in _names(case.wishes["dev_groups"]):
-        if group not in GROUPS:
-            case.refuse(f"Found no group named '{group}'", "dev_groups", f"choose from {', '.join(GROUPS)}")
 
 
 def _number(text: Any) -> float | None:

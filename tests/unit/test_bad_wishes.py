@@ -20,7 +20,9 @@ HOSTS = {
     "rhel": host(H100, driver=None, system__distribution="rhel", system__version_id="9.4", system__os_family="RedHat"),
 }
 OPTIONS = options()
-WORDS = re.compile(r"\b(gpufleet|nvidia_driver|uv_python|ml_cache|env_profile|ca_trust)_\w+")
+WORDS = re.compile(
+    r"\b(gpufleet|nvidia_driver|uv_python|ml_cache|env_profile|ca_trust|docker_engine|container_toolkit|dev_container)_\w+"
+)
 
 
 def variable_of(wish: str) -> str:
@@ -69,7 +71,8 @@ WRONG = {"str": {}, "path": {}, "bool": "perhaps", "list": {"a": 1}, "dict": [1]
 def test_a_wrong_type_is_refused_by_the_variables_name(wish: str) -> None:
     variable = variable_of(wish)
     kind = OPTIONS[variable]["type"] if variable in OPTIONS else "bool"
-    sentences = [sentence for sentence in check({wish: WRONG[kind]}, HOSTS["bare"]) if WISHES[wish][0] in sentence]
+    wishes = {"containers": True, wish: WRONG[kind]}  # without that one, nothing of containers is told
+    sentences = [sentence for sentence in check(wishes, HOSTS["bare"]) if WISHES[wish][0] in sentence]
     assert sentences, f"{WISHES[wish][0]} = {WRONG[kind]!r} is accepted"
 
 
@@ -79,7 +82,8 @@ def test_what_is_no_choice_is_refused(wish: str) -> None:
     if "choices" not in option:
         pytest.skip("every value is possible")
     value = ["nonsense"] if option["type"] == "list" else "nonsense"
-    assert [sentence for sentence in check({wish: value}, HOSTS["bare"]) if WISHES[wish][0] in sentence]
+    wishes = {"containers": True, wish: value}
+    assert [sentence for sentence in check(wishes, HOSTS["bare"]) if WISHES[wish][0] in sentence]
 
 
 @pytest.mark.parametrize("value", ["false", "no", "off", "0", 0, False, "False"])

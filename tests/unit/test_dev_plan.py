@@ -156,7 +156,7 @@ def test_what_is_there_is_not_made_again() -> None:
         (box(), {"dev_shm_size": "-1"}, ["dev_container_shm_size"]),
         (box(), {"dev_cpus": "many"}, ["dev_container_cpus=many"]),
         (box(), {"dev_cpus": "128"}, ["Found 64 CPUs", "dev_container_cpus=128"]),
-        (box(), {"dev_groups": ["games"]}, ["Found no group named 'games'", "dev_container_groups"]),
+        (box(), {"dev_groups": ["games"]}, ["Found no such choice", "dev_container_groups=['games']"]),
         (
             box(engines={**DOCKER, "docker": None}, containers__packages={}),
             {"docker_engine_state": "absent"},
