@@ -361,7 +361,7 @@ def test_engines_that_are_served(found: dict[str, str], wished: list[str], serve
 
 
 def test_an_engine_that_nobody_knows_is_refused() -> None:
-    assert "no engine 'lxc'" in others(box(), ["lxc"])["refusals_of"]["container_toolkit"][0]
+    assert "container_toolkit_engines=['lxc']" in others(box(), ["lxc"])["refusals_of"]["container_toolkit"][0]
 
 
 CONTAINERD = [
