@@ -1,8 +1,16 @@
-"""How GPUs are cut into MIG instances, as ``nvidia-smi -L`` shows it, and the commands that cut them as wished."""
+"""How GPUs are cut into MIG instances, as ``nvidia-smi -L`` shows it, and the commands that cut them as wished.
+
+The driver forgets instances when the host starts again. So this file, which needs nothing beside it, also lies on the
+host, where ``gpufleet-mig.service`` runs it with the wish's path.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 _GPU = re.compile(r"^GPU (\d+): .*\(UUID: (GPU-[^)]+)\)")
@@ -49,3 +57,26 @@ def _commands(gpu: dict[str, Any], profiles: list[str], on: bool | None) -> list
     if sorted(gpu["profiles"]) == sorted(profiles):
         return []
     return [*([] if on else [[*mode, "1"]]), *clear, [*cut, "-cgi", ",".join(profiles), "-C"]]
+
+
+def modes_of(table: str) -> dict[str, bool | None]:
+    """Return whether MIG is on by UUID, from ``nvidia-smi --query-gpu=uuid,mig.mode.current --format=csv,noheader``."""
+    rows = [line.split(", ") for line in table.splitlines() if ", " in line]
+    return {uuid.strip(): {"Enabled": True, "Disabled": False}.get(mode.strip()) for uuid, mode in rows}
+
+
+def _ask(*words: str) -> str:
+    return subprocess.run(["nvidia-smi", *words], stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def main(path: str) -> None:
+    """Cut the GPUs as the JSON file at ``path`` wishes. Raises ``CalledProcessError`` where the driver refuses."""
+    wished = json.loads(Path(path).read_text(encoding="utf-8"))
+    modes = modes_of(_ask("--query-gpu=uuid,mig.mode.current", "--format=csv,noheader"))
+    for command in commands_for(_ask("-L"), wished, modes):
+        print(" ".join(command), flush=True)
+        subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.gpufleet.host.plugins.module_utils.mig_geometry import commands_for, geometry_of
+from ansible_collections.gpufleet.host.plugins.module_utils.mig_geometry import commands_for, geometry_of, modes_of
 
 LISTING = """\
 GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)
@@ -59,3 +59,8 @@ def test_listing() -> None:
 )
 def test_commands(wished: list[dict[str, Any]], commands: list[list[str]]) -> None:
     assert commands_for(LISTING, wished, MODES) == commands
+
+
+def test_modes() -> None:
+    table = "GPU-aaaa, Enabled\nGPU-bbbb, Disabled\nGPU-cccc, [N/A]\n\n"
+    assert modes_of(table) == {"GPU-aaaa": True, "GPU-bbbb": False, "GPU-cccc": None}
