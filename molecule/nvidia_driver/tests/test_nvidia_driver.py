@@ -366,7 +366,7 @@ def test_gpus_are_cut_again_when_the_host_starts(host: Any, again: Again) -> Non
     command = started.split("argv[]=")[1].split(" ;")[0]
     assert host.run(command).rc == 0
     assert host.file("/root/mig.log").content_string.splitlines() == ["-i 0 -mig 1", "mig -i 0 -cgi 1g.10gb,1g.10gb -C"]
-    host.run("printf '  MIG 1g.10gb     Device  %%s: (UUID: MIG-x)\\n' 0 1 > /run/cut; rm /root/mig.log")
+    host.run("printf '  MIG 1g.10gb     Device  %s: (UUID: MIG-x)\\n' 0 1 > /run/cut; rm /root/mig.log")
     assert host.run(command).rc == 0
     assert not host.file("/root/mig.log").exists
     assert again(playbook="trial.yml", trials=files).ok
