@@ -41,7 +41,7 @@ def cache(tmp_path: Path) -> Path:
     """The facts that three runs of preflight have left, written by ansible itself."""
     playbook = tmp_path / "seen.yml"
     task = {
-        "ansible.builtin.set_fact": {"gpufleet_gpu_generations": "{{ seen[inventory_hostname] }}", "cacheable": True}
+        "ansible.builtin.set_fact": {"preflight_gpu_generations": "{{ seen[inventory_hostname] }}", "cacheable": True}
     }
     playbook.write_text(
         yaml.safe_dump([{"hosts": "all", "gather_facts": False, "vars": {"seen": SEEN}, "tasks": [task]}])
@@ -73,4 +73,4 @@ def test_a_plan_leaves_what_the_groups_are_made_by(tmp_path: Path) -> None:
         cache=tmp_path,
     )
     (kept,) = [json.loads(json.loads(path.read_text())["__payload__"]) for path in tmp_path.iterdir()]
-    assert set(kept) == {"gpufleet_gpu_generations"}
+    assert set(kept) == {"preflight_gpu_generations"}
