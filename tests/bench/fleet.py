@@ -248,6 +248,7 @@ def fleet(bench: Bench, sizes: Sequence[int], forks: int) -> str:
     """What the controller pays for many converged hosts, each a copy of one."""
     rows = []
     hosts: list[str] = []
+    copies.room(max(sizes))
     for size in sizes:
         hosts += [bench.start(IMAGE) for _ in range(size - len(hosts))]
         cost = bench.run(ROOT / "site.yml", hosts, "--forks", str(forks))

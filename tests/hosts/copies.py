@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from hosts.common import HostsError
 from hosts.engine import NETWORK, docker, try_docker
@@ -15,7 +16,7 @@ _OPTIONS = (
     *("--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp:exec"),
 )
 _INIT = "test ! -e /sys/fs/cgroup/cgroup.controllers || mount -o remount,rw /sys/fs/cgroup; exec /lib/systemd/systemd"
-_START_SECONDS = 60
+_START_SECONDS = 120
 
 
 # An image has no POSIX ACLs: they are written down in it, and given back to each copy.
@@ -45,6 +46,29 @@ def keep(host: str, image: str) -> None:
     docker("exec", host, "python3", "-c", _KEEP)
     docker("commit", host, image)
     docker("exec", host, "rm", "/acls.json")
+
+
+_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+_EACH = 12  # a host's systemd, journal and login manager have half of it
+
+
+def room(count: int) -> None:
+    """Make sure that so many hosts can watch files: all of them together are given 128 watchers.
+
+    Until the machine's next start, as `sysctl fs.inotify.max_user_instances` does it.
+
+    Raises:
+        HostsError: it cannot be raised from here.
+    """
+    needed = 256 + _EACH * count
+    if int(_INSTANCES.read_text()) >= needed:
+        return
+    try:
+        _INSTANCES.write_text(str(needed))
+    except OSError as error:
+        raise HostsError(
+            f"{count} hosts need `sysctl fs.inotify.max_user_instances={needed}`: run it as root."
+        ) from error
 
 
 def start(image: str, name: str, options: Sequence[str] = ()) -> None:
