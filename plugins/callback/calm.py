@@ -12,7 +12,8 @@ description:
   - On a terminal a line stays for each role that is done, and below moves what each host is at, with its time. Errors,
     warnings and diffs are shown in full, as the default callback shows them. At the end comes the summary, the worst
     host first.
-  - Without a terminal, and with C(-v), it is the default callback. A log (C(log_path)) gets every task either way.
+  - Without a terminal, by ansible-runner, and with C(-v), it is the default callback. A log (C(log_path)) gets every
+    task either way.
   - C(./run site) uses it on a terminal. Elsewhere write C(stdout_callback = gpufleet.host.calm) into ansible.cfg.
 author:
   - The gpufleet.host contributors (@gpufleet)
@@ -84,7 +85,9 @@ class CallbackModule(Default):  # type: ignore[misc]  # Ansible's own classes ha
     def __init__(self) -> None:
         super().__init__()
         self._console = Console(begun=time.monotonic())
-        self._calm = sys.stdout.isatty() and self._display.verbosity == 0 and os.environ.get("TERM") != "dumb"
+        # ansible-runner gives a terminal of its own, and reads its events out of what is written there.
+        nobody = os.environ.get("TERM") == "dumb" or "ORIGINAL_STDOUT_CALLBACK" in os.environ
+        self._calm = sys.stdout.isatty() and self._display.verbosity == 0 and not nobody
         self._stopped = threading.Event()
         self._screen = Screen(sys.stdout.fileno()) if self._calm else None
         if self._screen is not None:

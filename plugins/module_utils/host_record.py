@@ -166,8 +166,11 @@ def actions_of(planned: Any, left: Any) -> list[str]:
     return [change for change in _SENTENCES.clean(planned) if change not in still]
 
 
-def record_of(record: Any, upgrade: Any = None) -> dict[str, Any]:
-    """Return what of a host's record a report may hold. A record of an older release lacks some of it."""
+def record_of(record: Any, upgrade: Any = None, nightly: Any = None) -> dict[str, Any]:
+    """Return what of a host's record a report may hold. A record of an older release lacks some of it.
+
+    The timer's own measurement takes the place of the run's, where it is the later one.
+    """
     found = record if isinstance(record, Mapping) else {}
     facts, plan = _below(found, "facts"), _below(found, "plan")
     system, driver = _below(facts, "system"), _below(plan, "driver")
@@ -198,7 +201,13 @@ def record_of(record: Any, upgrade: Any = None) -> dict[str, Any]:
             "upgrade": _upgrade_of(upgrade),
         }
     )
-    return {**cleaned, "probe": probe_brief(found.get("probe"))}
+    return {**cleaned, "probe": probe_brief(_later(found.get("probe"), nightly))}
+
+
+def _later(probe: Any, nightly: Any) -> Any:
+    """Return the measurement that began later; their times are texts of one form."""
+    began, then = (Text(80).clean(_field(report, "started_at")) or "" for report in (probe, nightly))
+    return nightly if then > began else probe
 
 
 def _upgrade_of(upgrade: Any) -> dict[str, Any]:

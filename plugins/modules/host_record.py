@@ -9,7 +9,8 @@ module: host_record
 short_description: Read what the last run recorded on a host
 version_added: 0.2.0
 description:
-  - Reads the record that P(gpufleet.host.torch_probe#role) wrote, and how the last upgrade ended, in one execution.
+  - Reads the record that P(gpufleet.host.torch_probe#role) wrote, with its timer's measurement where that is later,
+    and how the last upgrade ended, in one execution.
   - Returns the fields that a fleet's report may hold and no others, so that neither the facts nor the plan travel.
   - A record that is missing or cannot be read is no failure but a state.
 options:
@@ -99,7 +100,17 @@ def look(directory: str) -> dict[str, Any]:
         return {"state": "bad_record", "why": f"{error}; `site` writes it anew", "record": None}
     if document is None and upgrade is None:
         return {"state": "no_record", "why": f"there is no {path} yet: run `site` there", "record": None}
-    return {"state": "ok", "why": "", "record": record_of(document, upgrade)}
+    return {"state": "ok", "why": "", "record": record_of(document, upgrade, nightly(directory))}
+
+
+def nightly(directory: str) -> dict[str, Any] | None:
+    """Return what the probe's timer measured; nothing where the file is not whole, for the record is there."""
+    path = os.path.join(directory, "probe_timer.json")  # noqa: PTH118
+    try:
+        document = read_document(path)
+    except RecordError:
+        return None
+    return None if document is None else {**document, "path": path}
 
 
 def main() -> None:

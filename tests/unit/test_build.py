@@ -40,11 +40,14 @@ def test_only_what_a_user_needs_is_in_it(tarball: Path) -> None:
         "playbooks",
         "plugins",
         "pyproject.toml",
+        "requirements",
         "roles",
         "site.yml",
     }
     assert {"playbooks/site.yml", "files/torch_probe.py", "roles/torch_probe/files/torch_probe.py"} <= names
     assert "files/torch_probe/cli.py" in names
+    # The lock that fleet_pull installs, and none of the tools'.
+    assert {name for name in names if name.startswith("requirements/")} == {"requirements/site.txt"}
 
 
 def test_the_installed_collection_plans_this_machine(tarball: Path, tmp_path: Path) -> None:

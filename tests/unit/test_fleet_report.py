@@ -351,6 +351,26 @@ def test_wrong_input_names_the_filter() -> None:
 # --- the module ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("started", "shown"),
+    [("2026-11-26T02:00:00Z", "fail"), ("2026-11-01T02:00:00Z", "pass"), (None, "pass"), (["2027"], "pass")],
+)
+def test_the_timers_measurement_is_shown_where_it_is_the_later_one(tmp_path: Path, started: Any, shown: str) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(record("h100_x8")))
+    later = fleet_records.report("h100_x8_straggler") | {"started_at": started}
+    (tmp_path / "probe_timer.json").write_text(json.dumps(later))
+    found = host_record.look(str(tmp_path))["record"]["probe"]
+    assert found["status"] == shown
+    assert found["path"].endswith("/probe_timer.json" if shown == "fail" else "/probe.json")
+
+
+def test_a_damaged_measurement_of_the_timer_hides_no_record(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text(json.dumps(record("h100_x8")))
+    (tmp_path / "probe_timer.json").write_text("{")
+    found = host_record.look(str(tmp_path))
+    assert (found["state"], found["record"]["probe"]["status"]) == ("ok", "pass")
+
+
 def test_the_module_reads_a_record(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text(json.dumps(record("h100_x8")))
     found = host_record.look(str(tmp_path))
