@@ -74,7 +74,8 @@ def test_form_of_the_settings_is_the_owners(host: Any) -> None:
 
 
 def test_proxy_reaches_the_daemon_and_its_password_nobody(host: Any) -> None:
-    assert "proxy.invalid:3128" in info(host)["HttpsProxy"]
+    assert info(host)["HttpsProxy"].endswith("@proxy.invalid:3128")
+    assert info(host)["NoProxy"] == "localhost"
     assert host.run("systemctl show docker | grep PasswordOf").rc != 0
     assert host.run("grep -rl PasswordOf /etc /var/lib/gpufleet").stdout.split() == ["/etc/gpufleet/docker-proxy.env"]
     assert host.file("/etc/gpufleet/docker-proxy.env").mode == 0o600
@@ -133,7 +134,9 @@ def test_a_gpu_job_in_a_container_keeps_the_engine_from_starting_again(host: Any
 
 def test_an_engine_that_systemd_would_not_start_any_more_is_started(host: Any, again: Again) -> None:
     """Three starts a minute are all that its unit allows: a host whose Docker crashed until then, and was mended by hand."""
-    assert host.run("for _ in 1 2 3 4; do systemctl restart docker || break; done; ! systemctl is-active docker").rc == 0
+    assert (
+        host.run("for _ in 1 2 3 4; do systemctl restart docker || break; done; ! systemctl is-active docker").rc == 0
+    )
     assert host.run("systemctl start docker").rc != 0
     ran = again()
     assert ran.ok, ran.sentence
