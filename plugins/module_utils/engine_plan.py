@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ansible_collections.gpufleet.host.plugins.module_utils._platforms import support_of
+from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import PASSWORD, without_password
 
 Facts = dict[str, Any]
 
@@ -109,7 +110,8 @@ class Case:
 
     def refuse(self, found: str, wish: str, remedy: str) -> None:
         """Say what was found, what was wished, and what to do."""
-        self.refusals.append(f"{found}; wished is {self.variables[wish]}={self.wishes[wish]}; {remedy}.")
+        shown = without_password(str(self.wishes[wish]))
+        self.refusals.append(f"{found}; wished is {self.variables[wish]}={shown}; {remedy}.")
 
     @property
     def packages(self) -> dict[str, str]:
@@ -314,6 +316,12 @@ def _settings(case: Case) -> dict[str, Any]:
         case.refuse("Found something that is no mapping", "engine_settings", "write key: value, as in daemon.json")
         own = {}
     settings = dict(own)
+    if any(PASSWORD.search(mirror) for mirror in wishes["engine_registry_mirrors"]):
+        case.refuse(
+            "Found a name or password inside an address, with which dockerd does not start, and which every user could read",
+            "engine_registry_mirrors",
+            "take it out, and have the mirror know the host by its address",
+        )
     if wishes["engine_registry_mirrors"]:
         settings["registry-mirrors"] = list(wishes["engine_registry_mirrors"])
     if wishes["engine_data_root"]:

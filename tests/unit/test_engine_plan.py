@@ -129,6 +129,11 @@ REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ),
     (box(docker="29.1.3", docker__swarm=True), {"engine_settings": {"live-restore": True}}, "Found a swarm"),
     (box(), {"engine_settings": ["no"]}, "no mapping"),
+    (
+        box(),
+        {"engine_registry_mirrors": ["https://anna:hush@m.example"]},
+        "engine_registry_mirrors=['https://***@m.example']",
+    ),
 ]
 
 

@@ -432,3 +432,25 @@ def test_the_playbook_gathers_what_there_is_and_does_not_fail(tmp_path: Path) ->
         "a-gone": "unreachable", "here": "fail", "new": "no_record"}  # fmt: skip
     assert {path.name for path in (tmp_path / "reports").iterdir()} == {
         "fleet.json", "fleet.html", "fleet.xml", "fleet.prom"}  # fmt: skip
+
+
+# --- records of older releases ---------------------------------------------------------------------------------------
+
+OLDER = Path(__file__).parents[1] / "fixtures/records"
+
+
+@pytest.mark.parametrize("name", [path.name for path in sorted(OLDER.glob("*.json"))])
+def test_the_record_of_an_older_release_is_read(name: str, tmp_path: Path) -> None:
+    """Written by the role torch_probe of that commit, on a test host."""
+    written = json.loads((OLDER / name).read_text())
+    (tmp_path / "record.json").write_text((OLDER / name).read_text())
+    found = host_record.look(str(tmp_path))
+    assert (found["state"], found["why"]) == ("ok", "")
+    assert found["record"]["time"] == written["time"]
+    assert found["record"]["collection"] == "0.1.0"
+    assert found["record"]["system"]["pretty_name"] == "Debian GNU/Linux 13 (trixie)"
+    assert found["record"]["versions"]["after"]["kernel"] == written["facts"]["system"]["kernel"]
+    assert found["record"]["probe"]["status"] == written["probe"]["status"]
+    # Beside a host of today, in one report.
+    made = report({"old": {"changed": False, **found}, "new": result(record("h100_x8"))})
+    assert host_of(made, "old")["time"] == written["time"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,64 @@ def test_wrong_keys_are_refused_with_nothing_changed(hosts: Hosts, again: Again)
     assert hosts["debian13"].run(f"printf '{text}' >{by_hand}").rc == 0
     assert "SHA1 is not considered secure" in update(hosts["debian13"])
     assert hosts["debian13"].run(f"rm {by_hand}").rc == 0
+
+
+TAMPERED = {
+    "another size": ("printf '\\n' >>Packages && gzip -kf Packages", "unexpected size|Hash Sum mismatch"),
+    "another word": ("sed -i 's/proof/proox/' Packages && gzip -kf Packages", "Hash Sum mismatch|unexpected size"),
+    "another signer": ("cp ../old/InRelease ../old/Packages* .", "NO_PUBKEY|[Mm]issing key|not signed"),
+    "changed after signing": (
+        "sed -i 's/^Label: .*/Label: else/' InRelease",
+        "BADSIG|not signed|[Bb]ad signature|not valid",
+    ),
+    "no signature": ("rm InRelease Release.gpg", "not signed"),
+}
+MIRROR = {
+    "name": "tampered",
+    "uris": ["file:/srv/apt/tampered"],
+    "key_url": "file:///srv/apt/new/key.asc",
+    "fingerprints": [PRINTS["new"]],
+    "pins": [],
+}
+
+
+def serve(host: Any, repository: str, damage: str = "true") -> None:
+    """Have the mirror give that repository."""
+    command = f"rm -rf tampered && cp -a {repository} tampered && cd tampered && {damage}"
+    assert host.run(f"cd /srv/apt && {command}").rc == 0
+
+
+def test_a_tampered_mirror_is_refused_by_apt(hosts: Hosts, again: Again) -> None:
+    """What stands in the source (Signed-By, no Trusted) has apt refuse all but the right one."""
+    run = again(steps=[MIRROR])
+    assert run.ok, run.sentence
+    for release, host in hosts.items():
+        for what, (damage, words) in TAMPERED.items():
+            host.run("rm -rf /var/lib/apt/lists/*tampered*")
+            serve(host, "new", damage)
+            assert re.search(words, update(host)), (release, what, update(host))
+            assert candidate(host, "gpufleet-proof") != "3", (release, what)
+        serve(host, "new")
+        assert update(host) == ""
+        assert candidate(host, "gpufleet-proof") == "3"
+
+
+def test_an_old_index_does_not_bring_old_packages_back(hosts: Hosts) -> None:
+    for release, host in hosts.items():
+        serve(host, "earlier")
+        update(host)
+        assert candidate(host, "gpufleet-proof") == "3", release
+
+
+def test_a_package_that_is_not_the_indexs_is_not_installed(hosts: Hosts, again: Again) -> None:
+    for host in hosts.values():
+        serve(host, "new", "for each in *.deb; do printf x >>$each; done")
+        assert update(host) == ""
+        done = host.run("apt-get install -qq -y gpufleet-proof")
+        assert done.rc != 0
+        assert re.search("Hash Sum mismatch|unexpected size", done.stderr)
+        assert not host.package("gpufleet-proof").is_installed
+    assert again(steps=[{**MIRROR, "state": "absent"}]).ok
 
 
 def test_two_keyrings_for_one_address_are_made_one(hosts: Hosts, again: Again) -> None:

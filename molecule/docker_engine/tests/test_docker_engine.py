@@ -74,7 +74,8 @@ def test_form_of_the_settings_is_the_owners(host: Any) -> None:
 
 
 def test_proxy_reaches_the_daemon_and_its_password_nobody(host: Any) -> None:
-    assert "proxy.invalid:3128" in info(host)["HttpsProxy"]
+    assert info(host)["HttpsProxy"].endswith("@proxy.invalid:3128")
+    assert info(host)["NoProxy"] == "localhost"
     assert host.run("systemctl show docker | grep PasswordOf").rc != 0
     assert host.run("grep -rl PasswordOf /etc /var/lib/gpufleet").stdout.split() == ["/etc/gpufleet/docker-proxy.env"]
     assert host.file("/etc/gpufleet/docker-proxy.env").mode == 0o600
