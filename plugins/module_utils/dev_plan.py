@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.gpufleet.host.plugins.module_utils._torch_channels import GROUPS
-from ansible_collections.gpufleet.host.plugins.module_utils.engine_plan import Case
+from ansible_collections.gpufleet.host.plugins.module_utils.engine_plan import COMPOSE_FLOOR, EXTRAS, Case, at_least
 
 GIB = 1024**3
 USER_HOME = "/home/vscode"
@@ -27,6 +27,16 @@ SEED_VOLUMES = {
     "data": "data",
     "uv-cache": f"{USER_HOME}/.cache/uv",
 }
+# How a container asks for GPUs, by the toolkit's way.
+GPU_OPTIONS: dict[str | None, list[str]] = {
+    "cdi": ["--device", "nvidia.com/gpu=all"],
+    "runtime": ["--runtime", "nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=all"],
+    "legacy": ["--gpus", "all", "--env", "NVIDIA_DRIVER_CAPABILITIES=compute,utility"],
+}
+# Below it Debian and Ubuntu, the bases, have accounts of their own by the same numbers (man, www-data).
+_FIRST_FREE_UID = 100
+# Where Docker looks for its Compose; the role preflight asks for these.
+COMPOSE_PATHS = tuple(f"/usr/{place}/docker/cli-plugins/docker-compose" for place in ("local/lib", "libexec", "lib"))
 # What the guide keeps open beside the work, and the program that shows whether it is there.
 TOOLS = {"htop": "/usr/bin/htop", "tmux": "/usr/bin/tmux"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -72,12 +82,16 @@ def plan_dev(
             "dev_build",
             "apply gpufleet.host.docker_engine first, or set dev_container_build to false",
         )
+    _check_compose(case, engine)
     seed = "seed" in (wishes["profiles"] or [])
-    project = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-") or "workspace"
+    repository = project = re.sub(r"[^a-z0-9]+", "-", slug.lower()).strip("-") or "workspace"
     paths = case.facts["paths"]
     finished = paths.get(f"{workspace}/.venv.unfinished", {}).get("kind", "none") == "none"
     venv_ready = finished and paths.get(f"{workspace}/.venv/bin/python", {}).get("kind") == "file"
     missing = [tool for tool, path in TOOLS.items() if paths.get(path, {}).get("kind", "none") == "none"]
+    gpu = toolkit["way"] if toolkit["action"] == "install" else None
+    limits = _limits(case, seed, resources)
+    project = project if seed else f"{project}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}"
     if not venv_ready:
         case.changes.append(f"make {name}'s environment {workspace}/.venv")
     if missing:
@@ -89,14 +103,15 @@ def plan_dev(
         **user,
         "workspace": workspace,
         "name": slug,
-        "project": project if seed else f"{project}-{re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')}",
-        "repository": project,
+        "project": project,
+        "repository": repository,
         "container_path": f"/workspaces/{slug}",
         "base": wishes["dev_base_image"] or BASES["seed" if seed else "default"],
         "groups": [group for group in GROUPS if group in {*(wishes["groups"] or []), *_names(wishes["dev_groups"])}],
         "seed": seed,
-        "gpu": toolkit["way"] if toolkit["action"] == "install" else None,
-        "limits": _limits(case, seed, resources),
+        "gpu": gpu,
+        "limits": limits,
+        "container": _container(case, project, gpu, limits) if wishes["dev_build"] else None,
         "mounts": [] if seed else _mounts(case, user, slug),
         "volumes": _volumes(seed, slug),
         "capabilities": ["SYS_PTRACE", *(["SYS_ADMIN"] if wishes["dev_allow_sys_admin"] else [])],
@@ -127,6 +142,23 @@ def _check_place(case: Case, workspace: str, slug: str) -> None:
         case.refuse(f"Found a {found} at {workspace}, where a directory belongs", "dev_workspace", "move it away")
 
 
+def _check_compose(case: Case, engine: Mapping[str, Any]) -> None:
+    """Refuse a workspace whose container nothing here can start: neither `dev.sh up` nor VS Code."""
+    found, docker = engine["compose"], engine["version"]
+    comes = set(EXTRAS["compose"]) & set(engine["packages"])
+    # One that no package brought; its version is not asked.
+    by_hand = any(case.facts["paths"].get(path, {}).get("kind") == "file" for path in COMPOSE_PATHS)
+    if not docker or comes or at_least(found, COMPOSE_FLOOR) or (not found and by_hand):
+        return
+    case.refuse(
+        f"Found Docker {docker} with {f'Compose {found}' if found else 'no Compose'}, and without {COMPOSE_FLOOR} "
+        "or newer nothing starts a dev container",
+        "dev_container_state",
+        "take this Docker away and run again (docker_engine_source=docker brings one with it), "
+        "or set dev_container_state to absent",
+    )
+
+
 def _check_user(case: Case, name: str) -> dict[str, Any]:
     user = case.facts["users"].get(name)
     if user is None:
@@ -136,6 +168,12 @@ def _check_user(case: Case, name: str) -> dict[str, Any]:
         return {"uid": 0, "gid": 0, "group": "", "home": ""}
     if user.get("uid") == 0:
         case.refuse("Found root, to whom no workspace should belong", "dev_user", "name a person's account")
+    elif (user.get("uid") or _FIRST_FREE_UID) < _FIRST_FREE_UID:
+        case.refuse(
+            f"Found the number {user['uid']}, by which the image's base has an account of its system's",
+            "dev_user",
+            "name a person's account",
+        )
     return {key: user.get(key) for key in ("uid", "gid", "group", "home")}
 
 
@@ -211,6 +249,21 @@ def _mounts(case: Case, user: Mapping[str, Any], slug: str) -> list[dict[str, st
     found.append({"source": f"{user['home']}/.kaggle", "target": f"{USER_HOME}/.kaggle"})
     found.append({"source": f"{user['home']}/.config/huggingface", "target": f"{USER_HOME}/.config/huggingface"})
     return found
+
+
+def _container(case: Case, project: str, gpu: str | None, limits: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the image that was built last and is still there, and how root starts a container of it to measure.
+
+    By `docker run` and not by the compose file: that one is the user's, and what root starts must not be.
+    """
+    containers = case.facts["containers"]
+    image = (containers["built"].get(project) or {}).get("image")
+    if not any(image in found["tags"] for found in containers["images"] or []):
+        return None
+    options = ["--rm", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"]
+    for option, limit in (("--memory", limits["memory_bytes"]), ("--shm-size", limits["shm_bytes"])):
+        options += [option, str(limit)] if limit else []
+    return {"image": image, "options": [*options, *GPU_OPTIONS.get(gpu, [])]}
 
 
 def _volumes(seed: bool, slug: str) -> dict[str, str]:

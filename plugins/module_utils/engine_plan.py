@@ -56,7 +56,7 @@ _CONFLICTS: dict[str, tuple[str, ...]] = {
 # Of these the ones that the engine's packages name themselves, so that apt finds the way that others depend on.
 _NAMED_CONFLICTS = ("containerd", "runc", "containerd.io")
 _ENGINES = ("docker-ce", "docker.io", "moby-engine")
-_EXTRAS: dict[str, tuple[str, ...]] = {
+EXTRAS: dict[str, tuple[str, ...]] = {
     "buildx": ("docker-buildx-plugin", "docker-buildx", "moby-buildx"),
     "compose": ("docker-compose-plugin", "docker-compose-v2", "moby-compose", "docker-compose"),
 }
@@ -150,7 +150,7 @@ def plan_engine(case: Case) -> dict[str, Any]:
     source, packages = _source(case, found)
     version = found or _candidate(case, source)
     missing = [name for name in packages if name not in case.packages]
-    extras = {extra: _extra(case, extra) for extra in _EXTRAS}
+    extras = {extra: _extra(case, extra) for extra in EXTRAS}
     settings = _settings(case)
     rootless = _rootless(case, source, version)
     missing += [name for name in rootless["packages"] if name not in case.packages]
@@ -261,7 +261,10 @@ def _rootless(case: Case, source: str, version: str | None) -> dict[str, Any]:
             "engine_rootless_users",
             "set docker_engine_source to docker before an engine is there, or leave rootless engines out",
         )
-    case.warnings.append("docker_engine_rootless_users is a preview: nobody has run it for real yet.")
+    if case.facts["gpus"]:
+        case.warnings.append(
+            "GPUs of rootless engines (docker_engine_rootless_users) are a preview: nobody has run them."
+        )
     new = [name for name in wished if not (case.facts["users"].get(name) or {}).get("rootless_docker")]
     if new:
         case.changes.append(f"set up a rootless engine for {', '.join(new)}")
@@ -281,7 +284,7 @@ def _candidate(case: Case, source: str) -> str | None:
 
 
 def _extra(case: Case, extra: str) -> str | None:
-    return next((_upstream(case.packages[name]) for name in _EXTRAS[extra] if name in case.packages), None)
+    return next((_upstream(case.packages[name]) for name in EXTRAS[extra] if name in case.packages), None)
 
 
 def _check_compose(case: Case, extras: Mapping[str, str | None], present: list[str]) -> None:
@@ -291,7 +294,7 @@ def _check_compose(case: Case, extras: Mapping[str, str | None], present: list[s
             f"Found Docker Compose {found}, where {COMPOSE_FLOOR} is the oldest that a dev container works with; "
             "Docker's own packages have a newer one (docker_engine_source=docker, before an engine is there)."
         )
-    elif not found and not any(name in present for name in _EXTRAS["compose"]):
+    elif not found and not any(name in present for name in EXTRAS["compose"]):
         case.warnings.append("No Docker Compose 2 comes with this engine; Docker's own packages have it.")
 
 

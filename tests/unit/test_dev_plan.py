@@ -70,6 +70,97 @@ def test_the_way_to_the_gpu_is_the_toolkits(facts: dict[str, Any], way: str | No
     assert make_plan(facts, WISHES)["dev_container"]["gpu"] == way
 
 
+def test_a_number_of_the_bases_own_accounts_is_no_persons() -> None:
+    made = make_plan(box(users={"alice": {**ALICE, "uid": 6}}), {**WISHES, "users": ["alice"]})
+    assert made["refusals_of"]["dev_container"] == [
+        "Found the number 6, by which the image's base has an account of its system's; wished is dev_container_user=; "
+        "name a person's account."
+    ]
+    assert make_plan(box(users={"alice": {**ALICE, "uid": 501}}), {**WISHES, "users": ["alice"]})["refusals"] == []
+
+
+IMAGE = "torch-starter:cu13-0123456789ab"
+BUILT = {
+    "containers__built": {"torch-starter-alice": {"image": IMAGE, "seconds": 1.0, "size_bytes": 1, "time": "x"}},
+    "containers__images": [{"id": "sha256:1", "tags": [IMAGE, "torch-starter:cu13"], "hash": "0"}],
+}
+
+
+def test_what_measures_in_the_image_is_started_with_no_more_than_it_needs() -> None:
+    assert plan(box(memory_bytes=16 * GIB, **BUILT))["container"] == {
+        "image": IMAGE,
+        "options": [
+            *("--rm", "--network", "none", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+            *("--memory", str(16 * GIB * 85 // 100), "--shm-size", str(4 * GIB)),
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("facts", "options"),
+    [
+        (box(H100, **BUILT), ["--device", "nvidia.com/gpu=all"]),
+        (
+            box(
+                H100,
+                engines={**DOCKER, "docker": "20.10.24"},
+                **{**BUILT, "containers__packages": {"docker.io": "20.10.24"}},
+            ),
+            ["--runtime", "nvidia", "--env", "NVIDIA_VISIBLE_DEVICES=all"],
+        ),
+    ],
+)
+def test_it_gets_the_gpus_by_the_toolkits_way(facts: dict[str, Any], options: list[str]) -> None:
+    assert make_plan(facts, WISHES)["dev_container"]["container"]["options"][-len(options) :] == options
+
+
+@pytest.mark.parametrize(
+    ("changes", "wishes"),
+    [
+        ({"containers__built": {}}, {}),
+        ({"containers__images": []}, {}),
+        ({"containers__images": None}, {}),
+        ({}, {"dev_build": False}),
+        ({}, {"dev_user": "bob"}),
+    ],
+)
+def test_without_an_image_of_this_workspace_nothing_measures_there(
+    changes: dict[str, Any], wishes: dict[str, Any]
+) -> None:
+    assert plan(box(**{**BUILT, **changes}), **wishes)["container"] is None
+
+
+OLD = {"engines": {**DOCKER, "docker": "20.10.24"}, "system__version_id": "12", "system__codename": "bookworm"}
+
+
+@pytest.mark.parametrize(
+    ("packages", "found"),
+    [
+        ({"docker.io": "20.10.24"}, "no Compose"),
+        ({"docker.io": "20.10.24", "docker-compose": "1.29.2"}, "Compose 1.29.2"),
+    ],
+)
+def test_an_engine_whose_compose_starts_no_dev_container_is_refused(packages: dict[str, str], found: str) -> None:
+    (said,) = make_plan(box(**OLD, containers__packages=packages), WISHES)["refusals_of"]["dev_container"]
+    assert said == (
+        f"Found Docker 20.10.24 with {found}, and without 2.24 or newer nothing starts a dev container; wished is "
+        "dev_container_state=present; take this Docker away and run again (docker_engine_source=docker brings one with "
+        "it), or set dev_container_state to absent."
+    )
+
+
+def test_a_compose_that_no_package_brought_is_taken() -> None:
+    facts = box(**OLD, containers__packages={"docker.io": "20.10.24"})
+    facts["paths"]["/usr/local/lib/docker/cli-plugins/docker-compose"] = place("file")
+    assert make_plan(facts, WISHES)["refusals"] == []
+
+
+def test_a_debian_12_without_an_engine_gets_one_with_compose() -> None:
+    made = make_plan(box(**{**OLD, "engines": {**DOCKER, "docker": None}}, containers__packages={}), WISHES)
+    assert made["refusals"] == []
+    assert "docker-compose-plugin" in made["engine"]["packages"]
+
+
 # memory of the host in GiB, wishes, what a container may take: memory, shared memory (GiB), CPUs
 LIMITS: list[tuple[float, dict[str, Any], float | None, float | None, float | None]] = [
     (256, {}, 217.6, 64, None),

@@ -20,11 +20,6 @@ PLACES = {"alice": "/workspaces/torch_starter", "bob": "/home/bob/torch_starter"
 BUDGET_S = 30  # the guide's
 
 
-def old_engine(host: Any) -> bool:
-    """Debian 12's engine has no Compose, and reads no specifications."""
-    return bool(host.system_info.release.startswith("12"))
-
-
 def as_user(host: Any, user: str, command: str) -> Any:
     return host.run("su - %s -c %s", user, f"cd {PLACES[user]} && {command}")
 
@@ -45,8 +40,6 @@ def workspace(host: Any, user: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def running(host: Any) -> dict[str, float]:
     """Both people's containers, healthy, and the seconds that took."""
-    if old_engine(host):
-        pytest.skip("Debian 12's Docker has no Compose; its image is tested without")
     seconds = {}
     for user in PLACES:
         started = time.monotonic()
@@ -98,8 +91,6 @@ def test_a_script_of_the_copied_environment_runs_its_own_python(host: Any, user:
 
 @pytest.mark.parametrize("user", PLACES)
 def test_compose_reads_the_file(host: Any, user: str) -> None:
-    if old_engine(host):
-        pytest.skip("Debian 12's Docker has no Compose")
     done = compose(host, user, "config --format json")
     assert done.rc == 0, done.stderr
     config = json.loads(done.stdout)
@@ -145,12 +136,34 @@ def test_the_guides_variables_are_set(host: Any, running: dict[str, float]) -> N
     assert inside(host, "bob", "test -w /home/vscode/.cache/uv").rc == 0
 
 
-def test_two_people_share_what_they_download_and_no_keys(host: Any, running: dict[str, float]) -> None:
-    model = "/home/vscode/.cache/huggingface/hub/models--x"
-    assert inside(host, "alice", f"bash -c 'umask 077; mkdir {model} && echo alice > {model}/w'").rc == 0
-    done = inside(host, "bob", f"bash -c 'cat {model}/w && echo bob >> {model}/w && rm -r {model}'")
-    assert done.rc == 0, done.stderr
-    assert "alice" in done.stdout
+@pytest.mark.parametrize(
+    "cache", ["huggingface/hub", "huggingface/datasets", "huggingface/xet", "torch/hub/checkpoints"]
+)
+def test_two_people_write_one_cache_and_read_each_others_entries(
+    host: Any, running: dict[str, float], cache: str
+) -> None:
+    """As a downloader does, with the narrowest of masks: a directory, a file in it, another name for it."""
+    place = f"/home/vscode/.cache/{cache}"
+    for writer, reader in (("alice", "bob"), ("bob", "alice")):
+        entry = f"{place}/models--{writer}"
+        script = f"umask 077; mkdir {entry} && echo {writer} > {entry}/part && mv {entry}/part {entry}/w"
+        assert inside(host, writer, f"bash -c {shlex.quote(script)}").rc == 0
+        done = inside(host, reader, f"bash -c 'cat {entry}/w && echo {reader} >> {entry}/w && touch {entry}/new'")
+        assert done.rc == 0, done.stderr
+        assert done.stdout == f"{writer}\n"
+        assert inside(host, writer, f"bash -c 'cat {entry}/w'").stdout.split() == [writer, reader]
+        assert inside(host, reader, f"rm -r {entry}").rc == 0
+
+
+def test_what_uv_has_cached_is_each_persons_own(host: Any, running: dict[str, float]) -> None:
+    """uv links from its cache into environments: who may write there changes what others run."""
+    for user in PLACES:
+        assert inside(host, user, f"bash -c 'echo {user} > ~/.cache/uv/whose'").rc == 0
+    for user in PLACES:
+        assert inside(host, user, "bash -c 'cat ~/.cache/uv/whose; rm ~/.cache/uv/whose'").stdout == f"{user}\n"
+
+
+def test_two_people_share_no_keys(host: Any, running: dict[str, float]) -> None:
     assert inside(host, "alice", "bash -c 'umask 077; echo secret > /home/vscode/.kaggle/kaggle.json'").rc == 0
     assert inside(host, "bob", "cat /home/vscode/.kaggle/kaggle.json").rc != 0
     assert host.run("su bob -c 'cat /home/alice/.kaggle/kaggle.json'").rc != 0
@@ -282,8 +295,7 @@ def test_vs_codes_own_reader_brings_the_workspace_up(
 def test_absent(host: Any, again: Again) -> None:
     """Last: what the user made stays."""
     for user in PLACES:
-        if not old_engine(host):
-            as_user(host, user, "docker compose down")
+        as_user(host, user, "docker compose down")
     as_user(host, "alice", "echo '# mine' >> pyproject.toml")
     ran = again("--check", playbook="workspaces.yml", dev_container_state="absent")
     assert ran.ok, ran.sentence
