@@ -318,7 +318,7 @@ def _settings(case: Case) -> dict[str, Any]:
     settings = dict(own)
     if any(PASSWORD.search(mirror) for mirror in wishes["engine_registry_mirrors"]):
         case.refuse(
-            "Found a name or password inside an address, with which dockerd does not start, and which every user could read",
+            "Found a name or password inside an address, with which dockerd does not start and which all could read",
             "engine_registry_mirrors",
             "take it out, and have the mirror know the host by its address",
         )
