@@ -47,6 +47,8 @@ SHAPES: dict[str, str] = {
     "dev_allow_sys_admin": FLAG,
     "allow_insecure_endpoints": FLAG,
     "allow_unknown_platform": FLAG,
+    "offline": FLAG,
+    "proxy": MAPPING,
 }
 _STATES = ("present", "absent")
 # The words that nobody else asks for.

@@ -39,7 +39,8 @@ from ansible_collections.gpufleet.host.plugins.module_utils._wish_shapes import 
 from ansible_collections.gpufleet.host.plugins.module_utils.cache_layout import cache_refusals
 from ansible_collections.gpufleet.host.plugins.module_utils.driver_plan import plan_driver
 from ansible_collections.gpufleet.host.plugins.module_utils.env_catalog import PROFILES
-from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import problems, without_password
+from ansible_collections.gpufleet.host.plugins.module_utils.env_resolve import PASSWORD, problems, without_password
+from ansible_collections.gpufleet.host.plugins.module_utils.proxy import NAMES, proxy_environment
 
 Facts = dict[str, Any]
 Wishes = dict[str, Any]
@@ -129,6 +130,8 @@ WISHES: dict[str, tuple[str, Any]] = {
     "dev_allow_sys_admin": ("dev_container_allow_sys_admin", False),
     "allow_insecure_endpoints": ("gpufleet_allow_insecure_endpoints", False),
     "allow_unknown_platform": ("gpufleet_allow_unknown_platform", False),
+    "offline": ("gpufleet_offline", False),
+    "proxy": ("gpufleet_proxy", {}),
 }
 # The variable that a remedy names where several roles follow one; moving a single role would leave the others behind.
 _FOLLOWED = {"venv_path": "gpufleet_venv_path", "cache_root": "gpufleet_cache_root"}
@@ -234,6 +237,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _check_platform(draft)
     _check_names(draft)
     _check_endpoints(draft)
+    _check_proxy(draft)
     _check_answers(draft)
     _check_uv_file(draft)
     _check_accounts(draft)
@@ -242,6 +246,7 @@ def make_plan(facts: Facts, wishes: Wishes) -> Plan:
     _plan_driver(draft)
     resources = _resources(draft)
     _plan_containers(draft, resources)
+    _plan_offline(draft)
     channel, reason = _choose_channel(draft)
     torch = _torch(draft, channel, reason)
     ready = _ready(draft, torch)
@@ -379,6 +384,22 @@ def _check_endpoints(draft: _Draft) -> None:
         )
 
 
+def _check_proxy(draft: _Draft) -> None:
+    """Put the site's proxy into what shells, units and containers get; an override counts more."""
+    proxy, overrides = draft.wishes["proxy"], draft.wishes["overrides"]
+    strange = [name for name, value in proxy.items() if name not in NAMES or not isinstance(value, str)]
+    if strange:
+        draft.refuse("Found no such proxy", "proxy", f"write addresses for {', '.join(NAMES)}")
+    elif any(PASSWORD.search(value) for value in proxy.values()):
+        draft.refuse(
+            "Found a name or password inside an address, which every user of the host could read",
+            "proxy",
+            "have the proxy know the host by its address, and give a password to Docker alone (docker_engine_proxy)",
+        )
+    if isinstance(overrides, dict) and not strange:
+        draft.wishes["overrides"] = {**proxy_environment(proxy), **overrides}
+
+
 def _check_environment(draft: _Draft, resources: Facts) -> None:
     """Refuse now what ``env_profile`` would refuse after the downloads; it says its own sentences."""
     profiles, overrides = draft.wishes["profiles"], draft.wishes["overrides"]
@@ -497,6 +518,21 @@ def _plan_containers(draft: _Draft, resources: Facts) -> None:
         if draft.wishes["containers"] and not draft.absent(role):
             draft.warnings += case.warnings
             draft.container_changes += case.changes
+
+
+def _plan_offline(draft: _Draft) -> None:
+    """Leave every repository out: all packages come from the bundle, which is no source of the host's."""
+    if not draft.wishes["offline"]:
+        return
+    if draft.facts["system"]["os_family"] != "Debian":
+        draft.refuse(
+            f"Found {draft.facts['system']['pretty_name'] or 'an unknown system'}, which no offline bundle is for",
+            "offline",
+            "leave gpufleet_offline out and set the roles' variables of addresses to mirrors of yours",
+        )
+    for part in (draft.driver, draft.engine, draft.toolkit):
+        if part.get("repository"):
+            part["repository"] = None
 
 
 def _driver_needs(draft: _Draft) -> list[dict[str, Any]]:

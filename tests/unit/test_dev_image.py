@@ -343,6 +343,18 @@ def test_the_secret_is_named_and_not_told() -> None:
     assert "--secret" not in program.build_command({**order, "netrc": ""})
 
 
+def test_the_sites_proxy_is_named_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: dict[str, Any] = {"args": {}, "hash": "h", "image": "i", "moving": "m", "network": "default", "netrc": ""}
+    program = load("build_image")
+    for name in program._PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    assert "https_proxy" not in program.build_command(order)
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    words = program.build_command(order)
+    assert words[words.index("https_proxy") - 1] == "--build-arg"
+    assert not any("proxy.example" in word for word in words)
+
+
 def test_tools_are_packed_as_roots_with_the_links_that_lead_to_them(tmp_path: Path) -> None:
     python = tmp_path / "python/cpython-3.12.15"
     (python / "bin").mkdir(parents=True)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from ansible_collections.gpufleet.host.plugins.module_utils import env_catalog, env_resolve
+from ansible_collections.gpufleet.host.plugins.module_utils.host_plan import make_plan
+from host_facts import host
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAN: dict[str, Any] = {"resources": {"threads": 6, "cores": 12, "vcpus": 24, "gpus": 2, "dataloader_workers": 11}}
@@ -274,3 +276,39 @@ def test_a_plan_without_resources_is_refused() -> None:
 def test_bad_options(options: dict[str, Any]) -> None:
     (found,) = env_resolve.problems(PLAN, None, None, options)
     assert next(iter(options)) in found
+
+
+# --- the site's proxy ------------------------------------------------------------------------------------------------
+
+
+PROXY = {"https_proxy": "http://proxy.example:3128", "no_proxy": "localhost,.example"}
+
+
+def test_one_proxy_is_in_every_scope_in_both_spellings() -> None:
+    plan = make_plan(host(), {"proxy": PROXY})
+    assert plan["refusals"] == []
+    resolved = env_resolve.resolve(plan, ["training"], plan["overrides"], {})
+    for scope in ("login", "user_systemd", "unit", "container"):
+        for name, value in PROXY.items():
+            assert resolved[scope][name] == resolved[scope][name.upper()] == value
+
+
+def test_an_override_of_one_variable_counts_more() -> None:
+    plan = make_plan(host(), {"proxy": PROXY, "overrides": {"no_proxy": "else"}})
+    assert (plan["overrides"]["no_proxy"], plan["overrides"]["https_proxy"]) == ("else", PROXY["https_proxy"])
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"https_proxy": "http://anna:hush-hush@proxy:3128"}, "docker_engine_proxy"),
+        ({"socks_proxy": "socks5://proxy:1080"}, "http_proxy, https_proxy, no_proxy"),
+        ({"https_proxy": ["http://proxy"]}, "http_proxy, https_proxy, no_proxy"),
+        ("http://proxy:3128", "gpufleet_proxy"),
+    ],
+)
+def test_another_proxy_is_refused_and_no_password_told(wish: Any, words: str) -> None:
+    said = " ".join(make_plan(host(), {"proxy": wish})["refusals"])
+    assert words in said
+    assert "gpufleet_proxy" in said
+    assert "hush-hush" not in said

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 _TAIL = 20
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _PROJECT_LABEL = "host.gpufleet.workspace"
 Order = dict[
     str, Any
@@ -45,6 +46,8 @@ def build_command(order: Order) -> list[str]:
     words = ["docker", "build", "--progress=plain", f"--network={order['network']}"]
     for name, value in sorted({**order["args"], "BUILD_HASH": order["hash"]}.items()):
         words += ["--build-arg", f"{name}={value}"]
+    # Their values come from the environment, and docker keeps them out of the image's history and of the cache's keys.
+    words += [word for name in _PROXIES if name in os.environ for word in ("--build-arg", name)]
     if order["netrc"]:
         words += ["--secret", f"id=netrc,src={order['netrc']}"]
     return [*words, "--tag", order["image"], "--tag", order["moving"], "-"]
