@@ -24,6 +24,7 @@ from ansible.plugins.filter.core import FilterModule as Core
 from ansible_collections.gpufleet.host.plugins.module_utils.dev_image import image_hash, torch_lock
 from hosts import archives, engine
 from hosts.common import HostsError, cache, run, suffix
+from image_registry import image_registry
 
 ROOT = Path(__file__).parents[2]
 ROLE = ROOT / "roles/dev_container"
@@ -143,20 +144,23 @@ def order_of(tools: str, torch: str, core: str, group: str, uid: int = 1000, **i
     }
 
 
+def build(order: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    """Run the program that the role runs."""
+    return subprocess.run(
+        [sys.executable, "-I", str(ROLE / "files/build_image.py")],
+        input=json.dumps(order),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": f"{Path(CLIENT or '').parent}:{os.environ['PATH']}"},
+        check=False,
+    )
+
+
 class Built:
     """What the program said, and the image that came of it."""
 
     def __init__(self, order: dict[str, Any]) -> None:
-        program = str(ROLE / "files/build_image.py")
-        path = f"{Path(CLIENT or '').parent}:{os.environ['PATH']}"
-        done = subprocess.run(
-            [sys.executable, "-I", program],
-            input=json.dumps(order),
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PATH": path},
-            check=False,
-        )
+        done = build(order)
         self.log = done.stderr
         assert done.returncode == 0, done.stdout + self.log[-3000:]
         self.answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -271,16 +275,76 @@ def test_another_person_shares_all_packages(tools: str, first: Built, places: tu
     ).split() == ["1007"]
 
 
-def test_slim_has_no_compiler_and_apt_downloads_nothing_twice(tools: str, first: Built) -> None:
+@pytest.fixture(scope="module")
+def slim(tools: str, first: Built) -> Built:
     # An option that means nothing makes it a step that the engine has not cached since the last time.
     packages = ["file", f"--option=Test::Time={STAMP}"]
     order = order_of(tools, lock("torch-before"), lock("light-before"), lock("notebook"), slim=True, packages=packages)
-    slim = Built(order)
+    return Built(order)
+
+
+def test_slim_has_no_compiler_and_apt_downloads_nothing_twice(first: Built, slim: Built) -> None:
     needed, all_of_it = slim.downloaded()
     assert needed < all_of_it / 5
     asked = "for each in gcc g++ cc file git tmux htop; do command -v $each || true; done"
     said = docker("run", "--rm", slim.image, "sh", "-c", asked)
     assert said.split() == ["/usr/bin/file", "/usr/bin/git", "/usr/bin/tmux", "/usr/bin/htop"]
+    headers = "find / -xdev -name Python.h -o -xdev -name stdio.h -o -xdev -name cc1"
+    assert docker("run", "--rm", "--user", "0", slim.image, "sh", "-c", headers) == ""
+    assert "Python.h" in docker("run", "--rm", "--user", "0", first.image, "sh", "-c", headers)
+
+
+def test_an_account_of_the_bases_own_is_not_taken_away(tools: str, first: Built) -> None:
+    done = build(order_of(tools, lock("torch-before"), lock("light-before"), lock("notebook"), uid=6))
+    assert done.returncode == 1
+    assert "an account of the system's by the number of the workspace's user: man (6)" in done.stdout
+
+
+def test_a_base_by_its_digest(tools: str, first: Built, tmp_path: Path) -> None:
+    saved = tmp_path / "base.tar"
+    docker("save", "-o", str(saved), BASE)
+    with image_registry(saved) as name:
+        docker("pull", name)
+    try:
+        order = order_of(tools, lock("torch-before"), lock("light-before"), lock("notebook"))
+        order["args"]["BASE_IMAGE"] = name
+        order["image"] += "-digest"
+        built = Built(order)  # its registry answers no more
+        assert built.layers == first.layers
+        other = {**order, "args": {**order["args"], "BASE_IMAGE": name[:-4] + "0000"}}
+        done = build(other)
+        assert done.returncode == 1
+        assert name[:-4] in done.stdout
+    finally:
+        engine.try_docker("image", "rm", name)
+
+
+# --- without a network ---
+
+
+def offline(tools: str, light: str) -> dict[str, Any]:
+    """An order without a network, which is another step to the engine each time: no layer is left, the mounts are."""
+    order = order_of(tools, lock("torch-before"), light, lock("notebook"), slim=True, packages=["file"])
+    return {**order, "network": "none"}
+
+
+def test_a_light_change_needs_no_network_even_where_no_layer_is_left(tools: str, first: Built, slim: Built) -> None:
+    # What uv has in its cache is what an earlier image of this host had.
+    Built(order_of(tools, lock("torch-before"), lock("light-after"), lock("notebook")))
+    built = Built(offline(tools, lock("light-after")))
+    shared = len(set(built.layers) & {*first.layers, *slim.layers})
+    assert shared <= 1 + len(CA), "the base, and what trusts the site's authorities"
+    said = docker("run", "--rm", built.image, "python", "-c", "import packaging; print(packaging.__version__)")
+    assert said == "26.3\n"
+
+
+def test_what_no_cache_has_is_named(tools: str, first: Built, slim: Built) -> None:
+    never = "six==1.10.0 --hash=sha256:0ff78c403d9bccf5a425a6d31a12aa6b47f1c21ca4dc2573a7e2f32a97335eb1\n"
+    done = build(offline(tools, lock("light-before") + never))
+    assert done.returncode == 1
+    assert "six was not found in the cache" in done.stdout
+    assert "uv_python_index_url" in done.stdout
+    assert engine.try_docker("image", "inspect", first.image) is not None
 
 
 # --- what a person finds in it ---

@@ -225,9 +225,14 @@ def test_people_with_other_numbers_share_all_but_the_last_stage() -> None:
 def test_the_heavy_layer_sees_its_own_lock_alone() -> None:
     before, after = stage(rendered(), "deps-install").split("uv pip install", 1)
     assert re.findall(r"(?m)^COPY .*$", before) == ["COPY --from=locks /torch.txt /opt/locks/torch.txt"]
-    assert "--no-deps --require-hashes" in after
+    assert "--no-deps" in after.split("\n", 1)[0]
     assert "uv pip sync" in after
-    assert "--require-hashes" in after.split("uv pip sync", 1)[1]
+
+
+def test_no_package_comes_in_by_its_name_alone() -> None:
+    commands = re.findall(r"uv pip (?:install|sync) .*", rendered())
+    assert len(commands) == 4  # each once more without an index
+    assert all("--require-hashes" in command for command in commands)
 
 
 def test_caches_are_mounts_and_stay_full() -> None:
@@ -241,6 +246,11 @@ def test_caches_are_mounts_and_stay_full() -> None:
         if "uv pip" in line:
             assert "--mount=type=cache,id=gpufleet-uv" in line
             assert "UV_LINK_MODE=copy" in line
+
+
+def test_uv_trusts_in_the_container_what_the_host_trusts() -> None:
+    (variables,) = re.findall(r"(?m)^ENV VIRTUAL_ENV=(?:.*\\\n)*.*$", stage(rendered(), "python-env"))
+    assert "UV_SYSTEM_CERTS=true" in variables
 
 
 def test_secrets_are_mounts_and_no_arguments() -> None:
@@ -260,6 +270,14 @@ def test_compilers_are_there_but_in_slim() -> None:
     assert {"gcc", "g++", "libc6-dev"} <= set(stage(rendered(), "base-deps").split())
     assert not {"gcc", "g++"} & set(stage(rendered(slim=True), "base-deps").split())
     assert "ffmpeg" in stage(rendered(slim=True), "base-deps").split()
+
+
+def test_slim_never_had_pythons_headers() -> None:
+    assert "COPY --from=tools / /" in stage(rendered(), "python-env")
+    slim = stage(rendered(slim=True), "python-env")
+    assert "COPY --from=tools" not in slim
+    (step,) = re.findall(r"(?m)^RUN .*from=tools(?:.*\\\n)*.*$", slim)
+    assert "rm -r /opt/uv/python/cpython-3.12.15-linux-x86_64-gnu/include" in step
 
 
 def test_autoreload_is_for_notebooks() -> None:
@@ -324,6 +342,24 @@ def test_the_same_texts_are_the_same_context() -> None:
         assert member is not None
         assert member.read() == "ü".encode()
         assert {(entry.uid, entry.gid, entry.mtime) for entry in archive} == {(0, 0, 0)}
+
+
+@pytest.mark.parametrize(
+    ("base", "remedy"),
+    [
+        ("base:1", "make the file anew with `docker save base:1`."),
+        ("base@sha256:1", "name the image by its tag in dev_container_base_image."),
+    ],
+)
+def test_a_file_without_the_base_is_said(base: str, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = load("build_image")
+    monkeypatch.setattr(program, "docker", lambda *words: "" if words[0] == "load" else None)
+    with pytest.raises(program.BuildError) as caught:
+        program.have_base({"args": {"BASE_IMAGE": base}, "base_archive": "/root/base.tar"})
+    assert str(caught.value).startswith(
+        f"Found no image {base} in /root/base.tar; wished is dev_container_base_archive"
+    )
+    assert str(caught.value).endswith(remedy)
 
 
 def test_the_secret_is_named_and_not_told() -> None:

@@ -65,9 +65,14 @@ def have_base(order: Order) -> None:
     if not archive or docker("image", "inspect", base) is not None:
         return
     if docker("load", "--input", archive) is None or docker("image", "inspect", base) is None:
+        # Only a registry gives a digest; in a file of images there are tags.
+        remedy = (
+            "name the image by its tag in dev_container_base_image"
+            if "@" in base
+            else f"make the file anew with `docker save {base}`"
+        )
         raise BuildError(
-            f"Found no image {base} in {archive}; wished is dev_container_base_archive={archive}; "
-            f"make the file anew with `docker save {base}`."
+            f"Found no image {base} in {archive}; wished is dev_container_base_archive={archive}; {remedy}."
         )
 
 

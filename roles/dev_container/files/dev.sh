@@ -474,6 +474,8 @@ verb_verify_setup() {
 ## benchmark [...]        measure this machine by the collection's probe (--help: its options); ends as the probe does
 verb_benchmark() {
     activate
+    # In the container the host's directory of it is here, wherever it is on the host.
+    [ -f "$probe" ] || probe=/opt/gpufleet/${probe##*/}
     [ -f "$probe" ] ||
         end 3 "the probe is not here (${probe:-none is named in workspace.json}); the role torch_probe puts it on the host"
     exec "$venv/bin/python" "$probe" "$@"
