@@ -133,7 +133,7 @@ def test_a_gpu_job_in_a_container_keeps_the_engine_from_starting_again(host: Any
 
 
 def test_an_engine_that_systemd_would_not_start_any_more_is_started(host: Any, again: Again) -> None:
-    """Three starts a minute are all that its unit allows: a host whose Docker crashed until then, and was mended by hand."""
+    """Three starts a minute are all that its unit allows: a host whose Docker crashed, and was mended by hand."""
     assert (
         host.run("for _ in 1 2 3 4; do systemctl restart docker || break; done; ! systemctl is-active docker").rc == 0
     )
