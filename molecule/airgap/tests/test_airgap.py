@@ -154,13 +154,16 @@ def test_one_wish_for_a_proxy_reaches_every_program(host: Any, again: Callable[.
     unit = "systemd-run --wait --quiet --pipe -p EnvironmentFile=/etc/gpufleet/unit.env env"
     assert f"https_proxy={PROXY}" in host.check_output(unit)
     assert f"HTTPS_PROXY={PROXY}" in host.check_output("cat /etc/gpufleet/container.env")
-    # What a run with a network asks: the look, and uv.
+    # What a run with a network asks: the look, apt and uv.
     index = {"gpufleet_offline": False, "uv_python_index_url": "https://index.invalid/simple"}
     host.check_output("mv /opt/uv/venv /opt/uv/away")
     said = again(**wish, **index).sentence
     host.check_output("mv /opt/uv/away /opt/uv/venv")
     assert "uv_python_index_url=https://index.invalid/simple" in said
     assert "CONNECT index.invalid:443" in asked(host)
+    host.check_output("apt-get remove -qq -y htop")
+    assert not again(**wish, gpufleet_offline=False, container_toolkit_without_gpu=False).ok
+    assert "Debian APT" in asked(host)
     host.check_output("rm /usr/local/bin/uv")
     assert not again(**wish, gpufleet_offline=False, gpufleet_containers=False).ok
     assert re.search("^CONNECT mirror.gpufleet.test:443 uv/", asked(host), re.MULTILINE)
