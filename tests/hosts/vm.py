@@ -74,8 +74,8 @@ printf '%s\\n' virtio_pci virtio_blk ext4 crc32c_generic > etc/initramfs-tools/m
 echo force-unsafe-io > etc/dpkg/dpkg.cfg.d/unsafe
 ln -s /dev/null etc/systemd/system/apt-daily.timer
 ln -s /dev/null etc/systemd/system/apt-daily-upgrade.timer
-# depmod and the authorities' store are made anew by every run, and read thousands of files that nobody here needs. Of media,
-# cec and rc stay: nouveau asks for them.
+# depmod and the authorities' store are made anew by every run, and read thousands of files that nobody here needs.
+# Of media, cec and rc stay: nouveau asks for them.
 for folder in sound drivers/ata drivers/bluetooth drivers/hwmon drivers/iio drivers/infiniband drivers/input \
 drivers/isdn \\
   drivers/media/dvb-frontends drivers/media/i2c drivers/media/pci drivers/media/platform drivers/media/radio \\
