@@ -319,7 +319,10 @@ LISTING = "GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-aaaa)"
 def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
     answer = f'case "$*" in -L) echo "{LISTING}" ;; *) echo "$@" >> /root/mig.log ;; esac'
     script(host, "/usr/local/bin/nvidia-smi", answer)
-    facts = {"gpus": [{"uuid": "GPU-aaaa", "mig": False}]}
+    refresh = "[Service]\\nType=oneshot\\nExecStart=/bin/sh -c 'echo refresh >> /root/mig.log'"
+    host.run(f'printf "{refresh}" > /etc/systemd/system/nvidia-cdi-refresh.service && systemctl daemon-reload')
+    facts: dict[str, Any] = {"gpus": [{"uuid": "GPU-aaaa", "mig": False}]}
+    facts |= {"units": {"nvidia-cdi-refresh.service": {"enabled": "enabled", "active": "inactive"}}}
     step = {"step": "mig.yml", "facts": facts}
     wishes = {
         "nvidia_driver_mig": [{"gpus": "all", "profiles": ["1g.10gb", "2g.20gb"]}],
@@ -334,6 +337,7 @@ def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
         "drain",
         "-i 0 -mig 1",
         "mig -i 0 -cgi 1g.10gb,2g.20gb -C",
+        "refresh",
         "resume",
     ]
     slow = wishes | {"nvidia_driver_drain_command": ["sleep", "60"], "nvidia_driver_drain_timeout": 1}
@@ -341,7 +345,8 @@ def test_gpus_are_cut_between_drain_and_resume(host: Any, again: Again) -> None:
     run = again(playbook="trial.yml", trials=[step], **slow)
     assert "nvidia_driver_drain_command (sleep 60) ended with no answer in 1 s" in run.sentence
     assert time.monotonic() - begun < 30
-    host.run("rm /usr/local/bin/nvidia-smi /root/mig.log")
+    host.run("rm /usr/local/bin/nvidia-smi /root/mig.log /etc/systemd/system/nvidia-cdi-refresh.service")
+    host.run("systemctl daemon-reload")
 
 
 def test_gpus_are_cut_again_when_the_host_starts(host: Any, again: Again) -> None:
