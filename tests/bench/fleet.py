@@ -311,20 +311,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if peer and not (peer / "tasks/main.yml").is_file():
         parser.error(f"{asked.peer} has no tasks/main.yml; name the directory of a role")
     parts = [heading([shown(Path(w).resolve()) if Path(w).exists() else w for w in arguments or sys.argv[1:]])]
+
+    def tell(part: str) -> None:
+        """Say and write it at once: what was measured is not lost with what comes after it."""
+        print(part, flush=True)
+        parts.append(part)
+        if asked.write:
+            asked.write.write_text("\n".join(parts))
+
     try:
         with ready() as bench:
             converged(bench)
-            parts.append(against_the_floor(bench, bench.hosts[0], asked.repeats))
+            tell(against_the_floor(bench, bench.hosts[0], asked.repeats))
             if peer:
-                parts.append(against_a_peer(bench, peer, asked.repeats))
-            parts.append(fleet(bench, sorted(map(int, asked.hosts.split(","))), asked.forks))
+                tell(against_a_peer(bench, peer, asked.repeats))
+            tell(fleet(bench, sorted(map(int, asked.hosts.split(","))), asked.forks))
     except HostsError as error:
         print(f"bench: error: {error}", file=sys.stderr)
         return 1
-    text = "\n".join(parts)
-    print(text)
-    if asked.write:
-        asked.write.write_text(text)
     return 0
 
 

@@ -154,6 +154,15 @@ def test_bad_mirrors_are_refused_before_any_change(
 
 
 @pytest.mark.usefixtures("bare")
+def test_an_archive_with_another_checksum_is_not_installed(host: Any, again: Callable[..., Any]) -> None:
+    run = again(uv_python_uv_archive_checksums=dict.fromkeys(("x86_64", "aarch64"), "0" * 64))
+    assert not run.ok
+    assert "did not match" in run.sentence
+    assert "Set uv_python_uv_archive_url and uv_python_uv_archive_checksums to a mirror of yours" in run.sentence
+    assert not host.file("/usr/local/bin/uv").exists
+
+
+@pytest.mark.usefixtures("bare")
 def test_a_python_with_another_checksum_is_not_installed(
     host: Any, again: Callable[..., Any], test_hosts: dict[str, Any]
 ) -> None:
