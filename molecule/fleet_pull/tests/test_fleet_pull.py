@@ -30,6 +30,11 @@ def test_the_timer_waits_at_a_time_of_the_hosts_own(host: Any) -> None:
     assert re.search(r"next_elapse=\w{3} \d{4}", shown), shown
 
 
+def test_it_may_look_who_uses_a_gpu(host: Any) -> None:
+    """Test hosts lack the right themselves, so the unit is asked."""
+    assert "cap_sys_ptrace" in host.run("systemctl show --value --property CapabilityBoundingSet gpufleet-pull").stdout
+
+
 def test_the_units_are_what_systemd_understands(host: Any) -> None:
     done = host.run("systemd-analyze verify gpufleet-pull.service gpufleet-pull.timer")
     assert (done.rc, "gpufleet-pull" in done.stderr) == (0, False), done.stderr
