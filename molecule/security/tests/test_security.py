@@ -96,6 +96,18 @@ def test_each_secret_is_in_its_place_and_nowhere_else(host: Any) -> None:
     assert canaries(host.check_output("journalctl --no-pager")) == []
 
 
+def test_reports_have_no_secret(tmp_path: Path) -> None:
+    for playbook in ("report", "doctor", "plan"):
+        said = loud(
+            tmp_path, "-e", f"doctor_log_path={tmp_path}/ansible.log", playbook=f"../../playbooks/{playbook}.yml"
+        )
+        assert canaries(said) == [], playbook
+    written = [path for path in (tmp_path / "reports").rglob("*") if path.is_file()]
+    assert {"doctor.txt", "fleet.html", "fleet.json"} <= {path.name for path in written}
+    for path in written:
+        assert canaries(path.read_text()) == [], path
+
+
 @pytest.mark.parametrize(
     "wish",
     [
@@ -176,6 +188,7 @@ def test_a_second_user_reads_no_secret(host: Any) -> None:
 
 # --- at once ---------------------------------------------------------------------------------------------------------
 
+HOLD = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
 # With the mark of a run that was cut off, so that the disk that the real packages would take is not asked for again.
 BARE = "rm -rf /opt/uv/venv /opt/uv/python /usr/local/bin/uv /etc/gpufleet/env.json /opt/gpufleet /etc/uv"
 BARE += "; touch /opt/uv/venv.unfinished"
@@ -192,7 +205,7 @@ def whole(host: Any, again: Callable[..., Any]) -> None:
     assert host.check_output("/opt/uv/venv/bin/python -c 'import packaging; print(1)'") == "1"
 
 
-@pytest.mark.parametrize("later", [0, 4])
+@pytest.mark.parametrize("later", [0, 4, 9])
 def test_two_controllers_at_once(host: Any, again: Callable[..., Any], started: Callable[..., Any], later: int) -> None:
     host.check_output(BARE)
     first = started(playbook=SITE)
@@ -203,4 +216,42 @@ def test_two_controllers_at_once(host: Any, again: Callable[..., Any], started: 
     assert first.returncode == 0 or second.ok, said
     # One that came between the other's steps says so in one sentence; a traceback or a broken host it is not.
     assert "Traceback" not in second.sentence
+    whole(host, again)
+
+
+def test_another_run_of_dpkg_is_waited_for(host: Any, again: Callable[..., Any]) -> None:
+    """As unattended-upgrades would hold it; the task says how long it waits for what."""
+    host.check_output("apt-get -qq remove -y htop")
+    host.check_output("nohup python3 -c %s >/dev/null 2>&1 </dev/null &", HOLD + "time.sleep(25)")
+    begun = time.monotonic()
+    run = again(playbook=SITE)
+    assert run.ok, run.sentence
+    assert time.monotonic() - begun > 20
+    assert any("waits" in change for change in run.changes), run.changes
+    assert host.package("htop").is_installed
+
+
+def test_a_lock_that_is_never_released_is_told(host: Any, again: Callable[..., Any]) -> None:
+    host.check_output("apt-get -qq remove -y htop")
+    hold = "nohup python3 -c %s >/dev/null 2>&1 </dev/null & echo $! >/var/tmp/holder"
+    host.check_output(hold, HOLD + "time.sleep(60)")
+    run = again(playbook=SITE, dev_container_lock_timeout=3)
+    host.check_output("kill $(cat /var/tmp/holder)")
+    assert not run.ok
+    assert "lock" in run.sentence
+    whole(host, again)
+
+
+def test_a_user_works_on_while_the_environment_grows(host: Any, again: Callable[..., Any]) -> None:
+    work = "import time\nwhile True:\n    import packaging.version as v\n    v.Version('1')\n    time.sleep(0.01)"
+    host.check_output(
+        "su alice -c %s",
+        f'nohup /opt/uv/venv/bin/python -c "{work}" >/home/alice/said 2>&1 </dev/null & echo $! >/home/alice/pid',
+    )
+    run = again(playbook=SITE, uv_python_groups=["dev", "notebook"])
+    assert run.ok, run.sentence
+    assert run.changed > 0
+    assert host.run("kill -0 $(cat /home/alice/pid)").rc == 0, host.file("/home/alice/said").content_string
+    host.check_output("kill $(cat /home/alice/pid)")
+    assert host.file("/home/alice/said").content_string == ""
     whole(host, again)

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import random
+import secrets
+import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +16,8 @@ import testinfra
 
 Again = Callable[..., Any]
 OLD, NEW = "580.159.03", "595.91.07"
+SEED = int(os.environ.get("GPUFLEET_TEST_SEED") or secrets.randbelow(10**6))
+KILLS = int(os.environ.get("GPUFLEET_TEST_KILLS", "0")) // 5  # each takes minutes: in `--full` only
 RECORD = "/var/lib/gpufleet/upgrade.json"
 
 
@@ -70,3 +77,30 @@ def test_mended_host_lets_the_rollout_go_on(hosts: dict[str, Any], again: Again)
     assert ran.ok, ran.sentence
     assert drivers(hosts) == {"a": NEW, "b": NEW, "c": NEW}
     assert again(playbook="upgrade.yml", nvidia_driver_version=NEW).changed == 0
+
+
+@pytest.mark.skipif(KILLS == 0, reason="GPUFLEET_TEST_KILLS is not set")
+def test_the_next_run_finishes_a_killed_upgrade(
+    hosts: dict[str, Any], again: Again, started: Callable[..., Any], capsys: Any
+) -> None:
+    """Up and down again, all hosts at once, each time killed at a random moment."""
+    chance = random.Random(SEED)  # noqa: S311 - a printed seed, and no secret
+    for turn in range(KILLS):
+        wishes = {"nvidia_driver_version": (OLD, NEW)[turn % 2], "upgrade_serial": "100%"}
+        run = started(playbook="upgrade.yml", **wishes)
+        moment = chance.uniform(3, 45)
+        time.sleep(moment)
+        ended = run.poll() is not None
+        if not ended:
+            os.killpg(run.pid, signal.SIGKILL)
+            run.wait()
+        with capsys.disabled():
+            print(f"\nseed {SEED}, upgrade killed after {moment:.1f} s{' (it had ended)' if ended else ''}")
+        finished = again(playbook="upgrade.yml", **wishes)
+        assert finished.ok, finished.sentence
+        assert set(drivers(hosts).values()) == {wishes["nvidia_driver_version"]}
+        assert again(playbook="upgrade.yml", **wishes).changed == 0
+        for host in hosts.values():
+            assert host.check_output("dpkg --audit") == ""
+            assert host.run("ls /var/lib/gpufleet/pending").stdout == ""
+            assert record(host)["status"] == "done"
