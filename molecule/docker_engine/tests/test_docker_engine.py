@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from damage import Damage, found_and_mended, path
 
 # Every test asks for `host`: pytest would run the others after those that do, and so after test_absent.
 Again = Callable[..., Any]
@@ -97,6 +98,23 @@ def test_an_engine_that_is_there_is_adopted(host: Any, again: Again) -> None:
     ran = again(source="docker")
     assert ran.ok, ran.sentence
     assert ran.changed == 0
+
+
+def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> None:
+    ways = {
+        "a line of daemon.json": Damage(f"sed -i 's/local/syslog/' {TARGET}", "docker_engine: /log-driver"),
+        "a key of daemon.json gone": Damage(f"sed -i '/live-restore/d' {TARGET}", "docker_engine: /live-restore"),
+        "a proxy": path("docker_engine", "/etc/systemd/system/docker.service.d/gpufleet-proxy.conf", "echo >>%"),
+        "a stopped service": Damage(
+            "systemctl disable --now docker.socket docker.service",
+            "docker_engine: Have Docker run, now and after the next start",
+        ),
+    }
+    if not host.system_info.release.startswith("12"):
+        ways["a removed package"] = Damage(
+            "apt-get -q remove -y docker-buildx", "docker_engine: Say in check mode what would be installed"
+        )
+    found_and_mended(host, again, ways, left_out=("/var/lib/docker", "/var/lib/containerd"))
 
 
 def test_a_small_change_is_a_signal_and_a_container_lives_on(host: Any, again: Again, image: str) -> None:

@@ -7,33 +7,21 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ansible_runner
 import pytest
+from damage import Damage, found_and_mended, path
 
 SITE = "../../site.yml"
-SNAPSHOT = Path(__file__).resolve().parents[2] / "uninstall/snapshot.py"
 VENV = "/opt/uv/venv"
 BY_HAND = f"{VENV}/lib/python3.12/site-packages/mine-1.0.dist-info"
 # What a measurement writes on each run, and what differs from one installation to the next.
 MEASURED = ("/var/lib/gpufleet/", "/opt/uv/venv/lib", "/opt/uv/venv/bin")
 UV = "uv_python: Say in check mode that uv, Python or packages would be installed"
-
-
-@dataclass(frozen=True)
-class Damage:
-    """One way to damage a host, and what check mode has to announce for it."""
-
-    command: str
-    found: str
-    also: tuple[str, ...] = ()
-
-
-def path(role: str, name: str, command: str) -> Damage:
-    return Damage(command.replace("%", name), f"{role}: {name}")
 
 
 ROUNDS: dict[str, dict[str, Damage]] = {
@@ -103,44 +91,29 @@ if os.environ.get("GPUFLEET_TEST_EACH"):
     ROUNDS = {name: {name: damage} for ways in ROUNDS.values() for name, damage in ways.items()}
 
 
-def snapshot(host: Any) -> dict[str, Any]:
-    program = f"import sys; exec({json.dumps(SNAPSHOT.read_text())})"
-    done = host.run("python3 -c %s /var/tmp/now.json", program)
-    assert done.rc == 0, done.stderr
-    found: dict[str, Any] = json.loads(host.file("/var/tmp/now.json").content_string)
-    return {
-        **{name: facts for name, facts in found["files"].items() if not name.startswith(MEASURED)},
-        "packages": found["packages"],
-        "units": found["unit files"],
-        "timers": [line.split()[:3] for line in found["active"] if ".timer" in line],
-    }
-
-
-def different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
-
-
-def matches(expected: str, announced: str) -> bool:
-    first, star, last = expected.partition("*")
-    return announced == expected or (bool(star) and announced.startswith(first) and announced.endswith(last))
-
-
 @pytest.mark.parametrize("name", ROUNDS)
 def test_each_damage_is_found_and_mended_and_nothing_else(host: Any, again: Callable[..., Any], name: str) -> None:
-    ways = ROUNDS[name]
-    before = snapshot(host)
-    for way, damage in ways.items():
-        done = host.run(damage.command)
-        assert done.rc == 0, f"{way}: {done.stderr}"
-    looked = again("--check", playbook=SITE)
-    # Mended before it is judged, so that each round begins with a whole host.
-    mended = again(playbook=SITE)
-    after = snapshot(host)
-    last = again("--check", playbook=SITE)
-    assert (looked.ok, mended.ok, last.ok) == (True, True, True), (looked.sentence, mended.sentence, last.sentence)
-    wanted = [(way, one) for way, damage in ways.items() for one in (damage.found, *damage.also)]
-    assert [way for way, one in wanted if not any(matches(one, other) for other in looked.changes)] == []
-    assert [one for one in looked.changes if not any(matches(other, one) for _way, other in wanted)] == []
-    assert {one for one in looked.changes if one != UV} <= mended.changes
-    assert different(before, after) == []
-    assert last.changes == set()
+    found_and_mended(host, again, ROUNDS[name], left_out=MEASURED, whole=[UV], playbook=SITE)
+
+
+def test_ansible_runner_converges_the_host(host: Any, tmp_path: Path) -> None:
+    """As AWX and ansible-navigator run it: changes, and the summary, are in its events."""
+    assert host.run("rm /etc/gpufleet/env.json").rc == 0
+    for changed in (1, 0):
+        ran = ansible_runner.run(
+            private_data_dir=str(tmp_path),
+            playbook=str(Path(os.environ["MOLECULE_SCENARIO_DIRECTORY"], SITE).resolve()),
+            inventory=os.environ["MOLECULE_INVENTORY_FILE"],
+            envvars={
+                "ANSIBLE_CONFIG": str(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"], "ansible.cfg")),
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            },
+            quiet=True,
+        )
+        assert (ran.status, ran.rc) == ("successful", 0), ran.stdout.read()
+        assert ran.stats["changed"].get(host.backend.name, 0) == changed
+        artifacts = Path(ran.config.artifact_dir, "job_events")
+        events = [json.loads(path.read_text()) for path in artifacts.glob("*.json")]
+        done = [event["event_data"] for event in events if event["event"] == "runner_on_ok"]
+        named = [each["res"]["changes"][0]["path"] for each in done if each["res"].get("changed")]
+        assert named == ["/etc/gpufleet/env.json"] * changed

@@ -108,6 +108,21 @@ def test_reports_have_no_secret(tmp_path: Path) -> None:
         assert canaries(path.read_text()) == [], path
 
 
+def test_a_vaults_secret_is_as_silent(host: Any, tmp_path: Path) -> None:
+    secrets = [{"user": "bob", "name": "hf_token", "content": "canary-of-vault"}]
+    wishes, password = tmp_path / "wishes.yml", tmp_path / "password"
+    wishes.write_text(json.dumps({"ml_cache_secrets": secrets}))
+    password.write_text("canary-of-password")
+    command = [str(Path(sys.executable).parent / "ansible-vault"), "encrypt", "--vault-password-file", password, wishes]
+    subprocess.run(command, check=True, capture_output=True)
+    argv = Argv(host)
+    said = loud(tmp_path, "-e", f"@{wishes}", "--vault-password-file", str(password))
+    assert canaries(said) == []
+    assert canaries(argv.stop()) == []
+    token = host.file("/home/bob/.cache/huggingface/token")
+    assert (token.content_string.strip(), token.mode, token.user) == ("canary-of-vault", 0o600, "bob")
+
+
 @pytest.mark.parametrize(
     "wish",
     [
