@@ -80,8 +80,11 @@ def found_and_mended(
     last = again("--check", **how)
     assert (looked.ok, mended.ok, last.ok) == (True, True, True), (looked.sentence, mended.sentence, last.sentence)
     wanted = [(way, one) for way, damage in ways.items() for one in (damage.found, *damage.also)]
-    assert [way for way, one in wanted if not any(matches(one, other) for other in looked.changes)] == []
-    assert [one for one in looked.changes if not any(matches(other, one) for _way, other in wanted)] == []
-    assert {one for one in looked.changes if one not in whole} <= mended.changes
-    assert different(before, after) == []
-    assert last.changes == set()
+    told = {
+        "not announced": [way for way, one in wanted if not any(matches(one, other) for other in looked.changes)],
+        "announced besides": [one for one in looked.changes if not any(matches(other, one) for _way, other in wanted)],
+        "announced and not done": sorted({one for one in looked.changes if one not in whole} - mended.changes),
+        "not as before": different(before, after),
+        "still announced": sorted(last.changes),
+    }
+    assert not any(told.values()), told

@@ -17,6 +17,7 @@ PACKAGES = [
     "nvidia-container-toolkit-base",
     "nvidia-container-toolkit",
 ]
+INSTALLS = "container_toolkit: Say in check mode what would be installed"
 CONFIG = "/etc/nvidia-container-runtime/config.toml"
 THEIRS = {"features": {"buildkit": True}, "labels": ["rack=7"]}
 CONTAINERD = "/etc/containerd/config.toml"
@@ -96,12 +97,14 @@ def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> 
     ways = {
         "a package upgraded by hand": Damage(
             "apt-get -q install -y --allow-downgrades nvidia-container-toolkit-base=1.20.0-1",
-            "container_toolkit: Say in check mode what would be installed",
+            INSTALLS,
         ),
         "a pin": path("container_toolkit", "/etc/apt/preferences.d/gpufleet-container-toolkit", "echo >>%"),
         "a drop-in": path("container_toolkit", DROP_INS[0], "echo '# mine' >>%"),
     }
-    found_and_mended(host, again, ways, left_out=("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"))
+    found_and_mended(
+        host, again, ways, left_out=("/var/lib/docker", "/var/lib/containerd", "/var/lib/containers"), whole=[INSTALLS]
+    )
 
 
 def test_containerd_and_crio_read_a_drop_in(host: Any) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from damage import Damage, found_and_mended, path
+from damage import Damage, found_and_mended
 
 # Every test asks for `host`: pytest would run the others after those that do, and so after test_absent.
 Again = Callable[..., Any]
+PROXY = "/etc/systemd/system/docker.service.d/gpufleet-proxy.conf"
+INSTALLS = "docker_engine: Say in check mode what would be installed"
 SETTINGS, TARGET = "/etc/docker/daemon.json", "/srv/config/daemon.json"
 # No registry is reached from here: an image of the host's own shell, with a stand-in for a GPU's device node.
 IMAGE = (
@@ -102,19 +104,18 @@ def test_an_engine_that_is_there_is_adopted(host: Any, again: Again) -> None:
 
 def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> None:
     ways = {
-        "a line of daemon.json": Damage(f"sed -i 's/local/syslog/' {TARGET}", "docker_engine: /log-driver"),
-        "a key of daemon.json gone": Damage(f"sed -i '/live-restore/d' {TARGET}", "docker_engine: /live-restore"),
-        "a proxy": path("docker_engine", "/etc/systemd/system/docker.service.d/gpufleet-proxy.conf", "echo >>%"),
+        "a line of daemon.json": Damage(
+            rf"""sed -zi 's|,\s*"https://mirror.gpufleet.test"||' {TARGET}""", "docker_engine: /registry-mirrors"
+        ),
+        "a proxy": Damage(f"echo >>{PROXY}", f"docker_engine: {PROXY}", ("docker_engine: Start Docker again",)),
         "a stopped service": Damage(
-            "systemctl disable --now docker.socket docker.service",
+            "systemctl disable docker.service && systemctl stop docker.socket docker.service",
             "docker_engine: Have Docker run, now and after the next start",
         ),
     }
     if not host.system_info.release.startswith("12"):
-        ways["a removed package"] = Damage(
-            "apt-get -q remove -y docker-buildx", "docker_engine: Say in check mode what would be installed"
-        )
-    found_and_mended(host, again, ways, left_out=("/var/lib/docker", "/var/lib/containerd"))
+        ways["a removed package"] = Damage("apt-get -q remove -y docker-buildx", INSTALLS)
+    found_and_mended(host, again, ways, left_out=("/var/lib/docker", "/var/lib/containerd"), whole=[INSTALLS])
 
 
 def test_a_small_change_is_a_signal_and_a_container_lives_on(host: Any, again: Again, image: str) -> None:

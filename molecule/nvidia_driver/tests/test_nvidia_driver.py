@@ -23,6 +23,7 @@ DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
 RECORD = "/var/lib/gpufleet/nvidia_driver.json"
 KEPT = "/var/cache/gpufleet/rollback"
+INSTALLS = "nvidia_driver: Say in check mode what would be installed"
 
 
 def kernel(host: Any) -> str:
@@ -131,14 +132,14 @@ def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> 
         ),
         "a package upgraded by hand": Damage(
             f"apt-get -q install -y --allow-downgrades libcuda1={newer}",
-            "nvidia_driver: Say in check mode what would be installed",
+            INSTALLS,
         ),
         "an open nouveau": path("nvidia_driver", "/etc/modprobe.d/gpufleet-nvidia-driver.conf", "rm %"),
         "a service disabled": Damage(
             "systemctl disable nvidia-persistenced", "nvidia_driver: Enable or disable the driver's services"
         ),
     }
-    found_and_mended(host, again, ways, left_out=("/var/lib/dkms", "/var/lib/gpufleet"))
+    found_and_mended(host, again, ways, left_out=("/var/lib/dkms", "/var/lib/gpufleet"), whole=[INSTALLS])
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
