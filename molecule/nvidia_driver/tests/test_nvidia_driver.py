@@ -15,15 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from damage import Damage, found_and_mended, path
-
 Again = Callable[..., Any]
 Killed = Callable[..., None]
 DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
 RECORD = "/var/lib/gpufleet/nvidia_driver.json"
 KEPT = "/var/cache/gpufleet/rollback"
-INSTALLS = "nvidia_driver: Say in check mode what would be installed"
 
 
 def kernel(host: Any) -> str:
@@ -118,28 +115,6 @@ def test_a_converged_host_is_left_alone_in_few_steps(host: Any, again: Again) ->
     assert run.changed == 0
     executed = count.read_text().splitlines()[before + 1 :]
     assert 0 < len(executed) <= 4, executed
-
-
-def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> None:
-    newer = known(host, "595")[-1]
-    source = "/etc/apt/sources.list.d/gpufleet-nvidia-driver.sources"
-    by_hand = "/etc/apt/sources.list.d/by-hand.list"
-    ways = {
-        "a pin": path("nvidia_driver", PREFERENCES, "sed -i 's/1001/100/' %"),
-        "a source of its own": path("nvidia_driver", source, "echo 'Trusted: yes' >>%"),
-        "a source by hand": path(
-            "nvidia_driver", by_hand, f"echo \"deb [trusted=yes] $(sed -n 's/^URIs: //p' {source}) /\" >%"
-        ),
-        "a package upgraded by hand": Damage(
-            f"apt-get -q install -y --allow-downgrades libcuda1={newer}",
-            INSTALLS,
-        ),
-        "an open nouveau": path("nvidia_driver", "/etc/modprobe.d/gpufleet-nvidia-driver.conf", "rm %"),
-        "a service disabled": Damage(
-            "systemctl disable nvidia-persistenced", "nvidia_driver: Enable or disable the driver's services"
-        ),
-    }
-    found_and_mended(host, again, ways, left_out=("/var/lib/dkms", "/var/lib/gpufleet"), whole=[INSTALLS])
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
