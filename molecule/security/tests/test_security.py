@@ -113,7 +113,13 @@ def test_a_vaults_secret_is_as_silent(host: Any, tmp_path: Path) -> None:
     wishes, password = tmp_path / "wishes.yml", tmp_path / "password"
     wishes.write_text(json.dumps({"ml_cache_secrets": secrets}))
     password.write_text("canary-of-password")
-    command = [str(Path(sys.executable).parent / "ansible-vault"), "encrypt", "--vault-password-file", password, wishes]
+    command = [
+        str(Path(sys.executable).parent / "ansible-vault"),
+        "encrypt",
+        "--vault-password-file",
+        str(password),
+        str(wishes),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     argv = Argv(host)
     said = loud(tmp_path, "-e", f"@{wishes}", "--vault-password-file", str(password))
