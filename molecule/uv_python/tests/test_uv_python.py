@@ -175,6 +175,35 @@ def test_a_python_with_another_checksum_is_not_installed(
     assert host.check_output("find /opt/uv/python -path '*/bin/python*'") == ""
 
 
+# An index that has every project, and in it wheels of the right names with something else inside.
+TAMPERED = """
+import pathlib, re, sys, zipfile
+top = pathlib.Path("/srv/index")
+for lock in map(pathlib.Path, sys.argv[1:]):
+    for name, version in re.findall(r"^([a-z0-9-]+)==(\\S+)", lock.read_text(), re.M):
+        project, stem = top / name, name.replace("-", "_") + "-" + version
+        project.mkdir(parents=True, exist_ok=True)
+        with zipfile.ZipFile(project / f"{stem}-py3-none-any.whl", "w") as wheel:
+            info = f"{stem}.dist-info"
+            wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\\nName: {name}\\nVersion: {version}\\n")
+            wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+            wheel.writestr(f"{info}/RECORD", "")
+            wheel.writestr("evil.py", "")
+        (project / "index.html").write_text(f'<a href="{stem}-py3-none-any.whl">{stem}-py3-none-any.whl</a>')
+"""
+
+
+@pytest.mark.usefixtures("bare")
+def test_wheels_with_another_hash_are_not_installed(host: Any, again: Callable[..., Any]) -> None:
+    host.check_output("python3 -c %s /opt/uv/environment/*.txt", TAMPERED)
+    run = again(uv_python_index_url="file:///srv/index")
+    assert not run.ok
+    (sentence,) = run.sentence.splitlines()
+    assert "ash mismatch" in sentence
+    assert "Set uv_python_index_url to an index that has them" in sentence
+    assert host.run("find /opt/uv/venv -name evil.py -o -name packaging").stdout == ""
+
+
 @pytest.mark.usefixtures("bare")
 def test_present_again(host: Any, again: Callable[..., Any]) -> None:
     run = again()
