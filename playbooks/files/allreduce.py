@@ -21,7 +21,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--nodes", type=int, required=True)
     parser.add_argument("--rank", type=int, required=True, help="of this host, from 0")
-    parser.add_argument("--master", required=True, help="address of the first host")
+    parser.add_argument("--first", required=True, help="address of the first host")
     parser.add_argument("--port", type=int, default=29500)
     parser.add_argument("--processes", default="gpu", help="a host; gpu is one a GPU")
     parser.add_argument("--backend", choices=("nccl", "gloo"), default="nccl")
@@ -37,7 +37,7 @@ def launch(asked: argparse.Namespace) -> None:
     run.main(
         [
             *("--nnodes", str(asked.nodes), "--node-rank", str(asked.rank), "--nproc-per-node", asked.processes),
-            *("--master-addr", asked.master, "--master-port", str(asked.port)),
+            *("--master-addr", asked.first, "--master-port", str(asked.port)),
             *(__file__, *sys.argv[1:]),
         ]
     )
