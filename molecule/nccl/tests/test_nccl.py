@@ -35,9 +35,10 @@ def test_the_sum_over_both_hosts_is_right(summed: Again) -> None:
 
 
 def test_less_than_what_is_wished_is_a_failure(summed: Again) -> None:
-    ran = summed(nccl_least_gb_s=100_000, nccl_processes=2)
+    ran = summed(nccl_least_gb_s=100_000, nccl_processes=3)
     assert not ran.ok
-    assert "4 processes on 2 hosts by gloo" in ran.sentence
+    assert "6 processes on 2 hosts by gloo" in ran.sentence
+    assert "0 wrong numbers" in ran.sentence
     assert "at least 100000 GB/s" in ran.sentence
 
 

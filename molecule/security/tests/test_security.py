@@ -7,8 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -108,27 +110,6 @@ def test_reports_have_no_secret(tmp_path: Path) -> None:
         assert canaries(path.read_text()) == [], path
 
 
-def test_a_vaults_secret_is_as_silent(host: Any, tmp_path: Path) -> None:
-    secrets = [{"user": "bob", "name": "hf_token", "content": "canary-of-vault"}]
-    wishes, password = tmp_path / "wishes.yml", tmp_path / "password"
-    wishes.write_text(json.dumps({"ml_cache_secrets": secrets}))
-    password.write_text("canary-of-password")
-    command = [
-        str(Path(sys.executable).parent / "ansible-vault"),
-        "encrypt",
-        "--vault-password-file",
-        str(password),
-        str(wishes),
-    ]
-    subprocess.run(command, check=True, capture_output=True)
-    argv = Argv(host)
-    said = loud(tmp_path, "-e", f"@{wishes}", "--vault-password-file", str(password))
-    assert canaries(said) == []
-    assert canaries(argv.stop()) == []
-    token = host.file("/home/bob/.cache/huggingface/token")
-    assert (token.content_string.strip(), token.mode, token.user) == ("canary-of-vault", 0o600, "bob")
-
-
 @pytest.mark.parametrize(
     "wish",
     [
@@ -207,9 +188,36 @@ def test_a_second_user_reads_no_secret(host: Any) -> None:
             assert host.run(f"su {user} -s /bin/sh -c 'cat {path}'").rc != 0, (user, path)
 
 
+def test_a_vaults_secret_is_as_silent(host: Any, tmp_path: Path) -> None:
+    secrets = [{"user": "bob", "name": "hf_token", "content": "canary-of-vault"}]
+    wishes, password = tmp_path / "wishes.yml", tmp_path / "password"
+    wishes.write_text(json.dumps({"ml_cache_secrets": secrets}))
+    password.write_text("canary-of-password")
+    command = [
+        str(Path(sys.executable).parent / "ansible-vault"),
+        "encrypt",
+        "--vault-password-file",
+        str(password),
+        str(wishes),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    argv = Argv(host)
+    said = loud(tmp_path, "-e", f"@{wishes}", "--vault-password-file", str(password))
+    assert canaries(said) == []
+    assert canaries(argv.stop()) == []
+    token = host.file("/home/bob/.cache/huggingface/token")
+    assert (token.content_string.strip(), token.mode, token.user) == ("canary-of-vault", 0o600, "bob")
+
+
 # --- at once ---------------------------------------------------------------------------------------------------------
 
-HOLD = "import fcntl, time; f = open('/var/lib/dpkg/lock-frontend', 'w'); fcntl.lockf(f, fcntl.LOCK_EX); "
+HOLD = """
+import fcntl, time
+file = open("/var/lib/dpkg/lock-frontend", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+time.sleep(900)
+"""
+RELEASE = "kill $(cat /var/tmp/holder)"
 # With the mark of a run that was cut off, so that the disk that the real packages would take is not asked for again.
 BARE = "rm -rf /opt/uv/venv /opt/uv/python /usr/local/bin/uv /etc/gpufleet/env.json /opt/gpufleet /etc/uv"
 BARE += "; touch /opt/uv/venv.unfinished"
@@ -240,24 +248,37 @@ def test_two_controllers_at_once(host: Any, again: Callable[..., Any], started: 
     whole(host, again)
 
 
-def test_another_run_of_dpkg_is_waited_for(host: Any, again: Callable[..., Any]) -> None:
-    """As unattended-upgrades would hold it; the task says how long it waits for what."""
+@pytest.fixture
+def held(host: Any) -> None:
+    """A package is missing, and another dpkg works, as unattended-upgrades would."""
     host.check_output("apt-get -qq remove -y htop")
-    host.check_output("nohup python3 -c %s >/dev/null 2>&1 </dev/null &", HOLD + "time.sleep(25)")
-    begun = time.monotonic()
+    host.check_output("nohup python3 -c %s >/dev/null 2>&1 </dev/null & echo $! >/var/tmp/holder", HOLD)
+
+
+@pytest.mark.usefixtures("held")
+def test_another_run_of_dpkg_is_waited_for(host: Any, again: Callable[..., Any]) -> None:
+    """By a task that says so: it began before the lock was released, and ended after."""
+    released = datetime.now(timezone.utc) + timedelta(seconds=60)
+    timer = threading.Timer(60, host.run, args=(RELEASE,))
+    timer.start()
     run = again(playbook=SITE)
+    timer.join()
     assert run.ok, run.sentence
-    assert time.monotonic() - begun > 20
-    assert any("waits" in change for change in run.changes), run.changes
+    (waited,) = [
+        task["task"]
+        for play in run.result["plays"]
+        for task in play["tasks"]
+        if "waits" in task["task"]["name"] and any(told.get("changed") for told in task["hosts"].values())
+    ]
+    begun, ended = (datetime.fromisoformat(waited["duration"][edge]) for edge in ("start", "end"))
+    assert begun < released < ended
     assert host.package("htop").is_installed
 
 
+@pytest.mark.usefixtures("held")
 def test_a_lock_that_is_never_released_is_told(host: Any, again: Callable[..., Any]) -> None:
-    host.check_output("apt-get -qq remove -y htop")
-    hold = "nohup python3 -c %s >/dev/null 2>&1 </dev/null & echo $! >/var/tmp/holder"
-    host.check_output(hold, HOLD + "time.sleep(60)")
     run = again(playbook=SITE, dev_container_lock_timeout=3)
-    host.check_output("kill $(cat /var/tmp/holder)")
+    host.check_output(RELEASE)
     assert not run.ok
     assert "lock" in run.sentence
     whole(host, again)
