@@ -98,7 +98,8 @@ while not status("") and time.monotonic() < until:
     time.sleep(1)
 print(status(token.read_text()), status("wrong"), token.stat().st_mode & 0o777)
 """
-    start = "nohup ./dev.sh jupyter --port 8899 >/tmp/jupyter.log 2>&1 & sleep 1; "
+    # In braces: "a && b &" would put what activates the environment into the background too.
+    start = "{ nohup ./dev.sh jupyter --port 8899 >/tmp/jupyter.log 2>&1 & }; sleep 1; "
     stop = "; pkill -f [j]upyter-lab"
     done = run(host, where, f"{start} python -c {shlex.quote(ask)} {stop}")
     assert done.stdout.split() == ["200", "403", str(0o600)], done.stdout + done.stderr
