@@ -108,7 +108,9 @@ class Conductor:
     def start(self) -> dict[str, str]:
         """torch in every worker and a small kernel on every GPU: which GPUs do not compute, and in which words."""
         # Eight workers that each take every core for their float64 truth would be slower than one.
-        threads = max(1, (os.cpu_count() or 1) // len(self.gpus))
+        # The CPU that stands in for a GPU has one: of two, one waits for the other whenever somebody else has a core,
+        # and what is measured swings fortyfold (seen under load).
+        threads = 1 if self.device == "cpu" else max(1, (os.cpu_count() or 1) // len(self.gpus))
         answers = self._each(
             "start",
             {
