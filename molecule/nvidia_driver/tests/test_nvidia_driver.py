@@ -15,11 +15,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from damage import Damage, found_and_mended, path
+
 Again = Callable[..., Any]
 Killed = Callable[..., None]
 DRIVER = "nvidia-driver-cuda"
 PREFERENCES = "/etc/apt/preferences.d/gpufleet-nvidia-driver"
 RECORD = "/var/lib/gpufleet/nvidia_driver.json"
+BUILDS = "nvidia_driver: Say in check mode what would be installed"
 KEPT = "/var/cache/gpufleet/rollback"
 
 
@@ -115,6 +118,22 @@ def test_a_converged_host_is_left_alone_in_few_steps(host: Any, again: Again) ->
     assert run.changed == 0
     executed = count.read_text().splitlines()[before + 1 :]
     assert 0 < len(executed) <= 4, executed
+
+
+def test_drift_is_found_and_mended_and_nothing_else(host: Any, again: Again) -> None:
+    ways = {
+        "a pin": path("nvidia_driver", PREFERENCES, "sed -i s/1001/1/ %"),
+        "nouveau let in again": path("nvidia_driver", "/etc/modprobe.d/gpufleet-nvidia-driver.conf", "sed -i 1d %"),
+        "upgrades of others let in": path("nvidia_driver", "/etc/apt/apt.conf.d/90gpufleet-nvidia-driver", "rm %"),
+        "a service that starts no more": Damage(
+            "systemctl disable nvidia-persistenced", "nvidia_driver: Enable or disable the driver's services"
+        ),
+        "a module taken from the kernel": Damage(
+            f"dkms uninstall $(dkms status | grep -o '^nvidia/[0-9.]*') -k {kernel(host)}",
+            BUILDS,
+        ),
+    }
+    found_and_mended(host, again, ways, left_out=("/var/lib/dkms",), whole=[BUILDS])
 
 
 # --- what goes wrong -------------------------------------------------------------------------------------------------
