@@ -79,6 +79,7 @@ FACTS: Shape = {
     "~units": {OTHERS: {"enabled": TEXT, "active": TEXT}},
     "?addresses": {OTHERS: {"status": COUNT, "error": TEXT}},
     "reboot": {"reasons": [TEXT]},
+    "?held": FLAG,
     "time": TEXT,
 }
 

@@ -181,6 +181,7 @@ def look(
         "units": look_at_units(root, system["service_manager"], units or []),
         "record": look_at_record(root, state_path),
         "reboot": {"required": bool(reasons), "reasons": reasons},
+        "held": root.exists("/run/gpufleet-run.json"),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

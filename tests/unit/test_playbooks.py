@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,7 +18,18 @@ def play(name: str) -> dict[str, Any]:
 
 
 def roles(name: str) -> list[str]:
-    return [role["role"].rpartition(".")[2] for role in play(name)["roles"]]
+    """Return the roles in order, without the steps by which a run holds the host."""
+    (whole,) = play(name)["tasks"]
+    imported = [task["ansible.builtin.import_role"] for task in whole["block"] if "ansible.builtin.import_role" in task]
+    return [role["name"].rpartition(".")[2] for role in imported if "tasks_from" not in role]
+
+
+@pytest.mark.parametrize("name", ["site.yml", "uninstall.yml", "upgrade.yml"])
+def test_a_host_that_is_held_is_always_given_back(name: str) -> None:
+    text = (ROOT / "playbooks" / name).read_text()
+    assert text.count("tasks_from: hold.yml") == text.count("tasks_from: give_back.yml") == 1
+    (always,) = [task["always"] for task in play(name)["tasks"] if "always" in task]
+    assert "give_back.yml" in str(always)
 
 
 def test_uninstall_takes_the_roles_of_site_the_last_one_first() -> None:
