@@ -241,10 +241,10 @@ def test_two_controllers_at_once(host: Any, again: Callable[..., Any], started: 
     time.sleep(later)
     second = again(playbook=SITE)
     first.wait()
-    said = f"first ended with {first.returncode}, second: {second.sentence or 'ok'}"
-    assert first.returncode == 0 or second.ok, said
-    # One that came between the other's steps says so in one sentence; a traceback or a broken host it is not.
-    assert "Traceback" not in second.sentence
+    assert (first.returncode, second.ok) == (0, True), second.sentence
+    # Nobody can know which of two comes first that begin at once.
+    assert later < 9 or "waits for the run of" in second.stderr
+    assert not host.file("/run/gpufleet-run.json").exists
     whole(host, again)
 
 
