@@ -53,7 +53,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the module's answer, with ``waited``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        timeout = int(self._task.args.get("timeout", 1800))
         begun, said, over, waited = time.monotonic(), 0.0, "", False
         while True:
             arguments = {**self._task.args, "holder": this_run(), "over": over}
@@ -64,6 +63,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if is_gone(holder) and over != holder["id"]:
                 over = holder["id"]
                 continue
+            timeout = int(self._task.args.get("timeout", 1800))  # the module has refused what is no number
             spent = time.monotonic() - begun
             if spent >= timeout:
                 return {**result, **answer, "failed": True, "msg": self._sentence(holder, timeout)}
