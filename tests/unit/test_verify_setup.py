@@ -260,6 +260,15 @@ def test_shm(work: Workspace, monkeypatch: pytest.MonkeyPatch, size: int, status
     assert [check.status for check in verify.check_shm(setup)] == [status]
 
 
+@pytest.mark.parametrize(("place", "remedy"), [("container", "dev_container_shm_size"), ("host", "mount /")])
+def test_small_shm_is_mended_where_it_is(
+    work: Workspace, monkeypatch: pytest.MonkeyPatch, place: str, remedy: str
+) -> None:
+    monkeypatch.setattr(verify.shutil, "disk_usage", lambda path: type("Usage", (), {"total": 1 << 20, "free": 0}))
+    (check,) = verify.check_shm(verify.Setup(work.path, place, work.container, {}, shm=work.base))
+    assert remedy in str(check)
+
+
 @pytest.mark.parametrize(("free", "status"), [(500 << 20, "FAIL"), (5 << 30, "WARN"), (50 << 30, "PASS")])
 def test_disk(work: Workspace, monkeypatch: pytest.MonkeyPatch, free: int, status: str) -> None:
     monkeypatch.setattr(verify.shutil, "disk_usage", lambda path: type("Usage", (), {"total": free, "free": free}))

@@ -535,7 +535,8 @@ def check_shm(setup: Setup) -> Answer:
         return
     size = shutil.disk_usage(setup.shm).total
     status = FAIL if size <= 64 * 1024**2 else WARN if size < GIB else PASS
-    todo = "" if status == PASS else "data loaders with workers will die of SIGBUS: dev_container_shm_size"
+    where = "dev_container_shm_size" if setup.container else f"mount {setup.shm} larger, as half of the memory"
+    todo = "" if status == PASS else f"data loaders with workers will die of SIGBUS: {where}"
     yield Check("shm", status, f"{size / GIB:.2f} GiB", todo)
 
 
@@ -568,9 +569,8 @@ def check_programs(setup: Setup) -> Answer:
     if shutil.which("gcc") or shutil.which("cc"):
         yield Check("compiler", PASS, "torch.compile has one")
     else:
-        yield Check(
-            "compiler", WARN, "no gcc", "torch.compile needs it; an image made with dev_container_slim has none"
-        )
+        where = "an image made with dev_container_slim has none" if setup.container else "apt install gcc, or dnf"
+        yield Check("compiler", WARN, "no gcc", f"torch.compile needs it; {where}")
 
 
 def check_confinement(setup: Setup) -> Answer:
