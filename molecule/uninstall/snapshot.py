@@ -25,7 +25,7 @@ LEFT_OUT = (
     "/var/lib/systemd",
     "/var/lib/dpkg",
     "/root/.ansible",
-    "/opt/uv/cache",  # a volume that all test hosts share
+    "/opt/uv/cache",  # a mount of the test host's, in which uv does as it likes
 )
 
 
