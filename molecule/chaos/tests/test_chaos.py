@@ -71,6 +71,7 @@ def is_whole(host: Any) -> None:
     places = "/etc /opt /usr/local /srv /var/lib/gpufleet /home"
     assert host.check_output(f"find {places} -xdev -name '.*.gpufleet-*' -o -xdev -name '*.unfinished'") == ""
     assert host.run("ls /var/lib/gpufleet/pending").stdout == ""
+    assert not host.file("/run/gpufleet-run.json").exists
     assert host.check_output("systemctl list-units --failed --no-legend --plain") == ""
     assert "gpufleet" not in host.check_output("systemctl list-unit-files --state=masked --no-legend --plain")
     assert "OK" in host.check_output("/opt/uv/venv/bin/python -c 'print(\"OK\")'")
@@ -98,4 +99,5 @@ def test_the_next_run_converges(
     assert again(playbook=SITE).changes == set(), said
     is_whole(host)
     if (turn + 1) * A_ROUND < KILLS:
-        assert again(playbook=UNINSTALL, uninstall_consent=True, ml_cache_remove_data=True).ok
+        bare = again(playbook=UNINSTALL, uninstall_consent=True, ml_cache_remove_data=True)
+        assert bare.ok, bare.sentence
