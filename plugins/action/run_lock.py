@@ -58,15 +58,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             arguments = {**self._task.args, "holder": this_run(), "over": over}
             answer = self._execute_module("gpufleet.host.run_lock", arguments, task_vars=task_vars)
             holder = answer.get("holder")
-            if answer.get("failed") or answer.get("unreachable") or not holder or answer["held"]:
+            if answer.get("failed") or answer.get("held") or not isinstance(holder, dict):
                 return {**result, **answer, "waited": waited}
-            if is_gone(holder) and over != holder["id"]:
-                over = holder["id"]
-                continue
             timeout = int(self._task.args.get("timeout", 1800))  # the module has refused what is no number
             spent = time.monotonic() - begun
             if spent >= timeout:
                 return {**result, **answer, "failed": True, "msg": self._sentence(holder, timeout)}
+            # Once for each that is gone: a host that goes on naming others is waited for like any.
+            if is_gone(holder) and not over:
+                over = str(holder.get("id"))
+                continue
+            over = ""
             if not waited or spent - said >= SAY_EVERY_S:
                 said, waited = spent, True
                 host = (task_vars or {}).get("inventory_hostname", "the host")

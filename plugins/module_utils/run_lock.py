@@ -30,7 +30,7 @@ def started(pid: int) -> str:
 def is_gone(run: Run) -> bool:
     """Whether a run was of this machine and its process is gone; False where that cannot be known from here."""
     pid = run.get("pid")
-    if not isinstance(pid, int) or pid < 1 or not run.get("machine") or run["machine"] != machine():
+    if not isinstance(pid, int) or not 0 < pid < 2**31 or not run.get("machine") or run["machine"] != machine():
         return False
     try:
         os.kill(pid, 0)

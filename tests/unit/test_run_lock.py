@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.gpufleet.host.plugins.action import run_lock as action
 from ansible_collections.gpufleet.host.plugins.action.run_lock import this_run, words
 from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import is_gone, machine, started
 from ansible_collections.gpufleet.host.plugins.modules.run_lock import give_back, take
@@ -97,6 +98,7 @@ def test_a_run_on_the_host_itself_that_was_killed_holds_nobody_up(path: Path) ->
         ({"pid": 0}, False),
         ({"pid": "4711"}, False),
         ({"pid": None}, False),
+        ({"pid": 2**70}, False),
     ],
 )
 def test_gone_is_only_what_this_machine_knows(changed: dict[str, Any], gone: bool) -> None:
@@ -120,3 +122,72 @@ def test_a_run_names_itself_by_the_process_of_all_its_workers() -> None:
 
 def test_what_a_host_says_of_a_run_is_printable() -> None:
     assert words({"who": "eve\x1b[2J", "pid": 3, "since": "now\n"}) == "eve?[2J (process 3), since now?"
+
+
+@pytest.fixture
+def controller(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the controller's part, on a clock of its own, with the answers of a host in turn; the last one stays."""
+    clock = iter(range(0, 10**6, 5))
+    monkeypatch.setattr(action.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(action.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(action.ActionBase, "run", lambda *_arguments: {})
+    asked: list[str] = []
+
+    def run(*answers: dict[str, Any], timeout: int = 60) -> tuple[dict[str, Any], list[str]]:
+        left = list(answers)
+
+        def execute(_name: str, arguments: dict[str, Any], task_vars: Any = None) -> dict[str, Any]:
+            asked.append(arguments["over"])
+            return left.pop(0) if len(left) > 1 else left[0]
+
+        part = object.__new__(action.ActionModule)
+        part._task = type("Task", (), {"args": {"timeout": timeout}})()
+        part._execute_module = execute
+        return part.run(None, {"inventory_hostname": "gpu01"}), asked
+
+    return run
+
+
+DEAD = {"pid": 2**22, "machine": machine(), "started": "1"}
+HELD = {"held": True, "holder": run_of("me")}
+
+
+def test_the_free_host_is_held_at_once(controller: Any) -> None:
+    assert controller(HELD) == ({**HELD, "waited": False}, [""])
+
+
+def test_who_waits_says_for_whom_once_a_minute(controller: Any, capsys: Any) -> None:
+    answer, asked = controller(*[{"held": False, "holder": run_of("bob")}] * 14, HELD, timeout=1000)
+    assert (answer["held"], answer["waited"], len(asked)) == (True, True, 15)
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["gpu01: waits for the run of bob@controller (process 1), since None"] * 2
+
+
+def test_a_dead_run_of_this_controller_is_followed_without_waiting(controller: Any) -> None:
+    answer, asked = controller({"held": False, "holder": run_of("dead", **DEAD)}, HELD)
+    assert (answer["held"], answer["waited"], asked) == (True, False, ["", "dead"])
+
+
+def test_a_host_that_names_dead_runs_for_ever_is_told_when_the_time_is_over(controller: Any) -> None:
+    liars = [{"held": False, "holder": run_of(f"dead {number}", **DEAD)} for number in range(50)]
+    answer, asked = controller(*liars)
+    assert answer["failed"]
+    assert "Found this host held by the run of dead" in answer["msg"]
+    assert "preflight_lock_timeout=60 seconds are over" in answer["msg"]
+    assert len(asked) < 20
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {},
+        {"held": False},
+        {"held": False, "holder": "eve"},
+        {"failed": True, "msg": "no Python"},
+        {"unreachable": True},
+    ],
+)
+def test_an_answer_that_is_none_is_handed_on(controller: Any, lie: dict[str, Any]) -> None:
+    answer, asked = controller(lie)
+    assert answer == {**lie, "waited": False}
+    assert len(asked) == 1
