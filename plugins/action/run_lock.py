@@ -54,8 +54,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Return the module's answer, with ``waited``."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         begun, said, over, waited = time.monotonic(), 0.0, "", False
+        me = this_run()
         while True:
-            arguments = {**self._task.args, "holder": this_run(), "over": over}
+            if os.getppid() != me["pid"]:  # killed while it waited; this is a worker that nobody awaits
+                return {**result, "failed": True, "msg": "The run that asked for this host has ended."}
+            arguments = {**self._task.args, "holder": me, "over": over}
             answer = self._execute_module("gpufleet.host.run_lock", arguments, task_vars=task_vars)
             holder = answer.get("holder")
             if answer.get("failed") or answer.get("held") or not isinstance(holder, dict):

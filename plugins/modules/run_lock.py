@@ -103,9 +103,13 @@ from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import Run,
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time between reading and writing; the kernel lets go of it when the process ends."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _alone(path: Path) -> Iterator[None]:
+    """One process at a time between reading and writing; the kernel lets go of it when the process ends.
+
+    By a file that root alone may open: whoever may open a file may lock it.
+    """
+    beside = path.with_suffix(".lock")
+    handle = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -150,7 +154,7 @@ def take(path: Path, run: Run, lease: float, over: str = "") -> Run:
     Raises:
         OSError: the file cannot be written.
     """
-    with _alone(path.parent):
+    with _alone(path):
         found = _read(path, lease)
         if found and found["id"] not in (run["id"], over):
             return found
@@ -164,7 +168,7 @@ def give_back(path: Path, run: Run) -> None:
     Raises:
         OSError: the file cannot be removed.
     """
-    with _alone(path.parent):
+    with _alone(path):
         found = _read(path, float("inf"))
         if found and found["id"] == run["id"]:
             path.unlink()

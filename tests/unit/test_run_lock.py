@@ -50,7 +50,8 @@ def test_the_first_has_it_until_it_gives_it_back(path: Path) -> None:
     give_back(path, other)
     assert take(path, other, LEASE) == one
     give_back(path, one)
-    assert list(path.parent.iterdir()) == []
+    assert [left.name for left in path.parent.iterdir()] == ["run.lock"]
+    assert (path.parent / "run.lock").stat().st_mode & 0o777 == 0o600
     assert take(path, other, LEASE) == other
 
 
@@ -150,6 +151,14 @@ def controller(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 DEAD = {"pid": 2**22, "machine": machine(), "started": "1"}
 HELD = {"held": True, "holder": run_of("me")}
+
+
+def test_who_was_killed_while_he_waited_takes_nothing(controller: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = iter([4711, 4711, 4711, 1])
+    monkeypatch.setattr(action.os, "getppid", lambda: next(parents, 1))
+    answer, asked = controller({"held": False, "holder": run_of("bob")})
+    assert answer["failed"]
+    assert len(asked) == 2
 
 
 def test_the_free_host_is_held_at_once(controller: Any) -> None:
