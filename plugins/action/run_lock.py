@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import Run, is_gone, machine, started
+from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import PATH, Run, is_gone, machine, started
 
 ASK_EVERY_S = 5
 SAY_EVERY_S = 60
@@ -79,7 +79,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             time.sleep(ASK_EVERY_S)
 
     def _sentence(self, holder: Run, timeout: int) -> str:
-        path = self._task.args.get("path", "/run/gpufleet-run.json")
+        path = self._task.args.get("path", PATH)
         return (
             f"Found this host held by the run of {words(holder)}; wished is to work on it alone, and "
             f"preflight_lock_timeout={timeout} seconds are over; wait for it, or remove {path} there if it is dead"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 Run = dict[str, Any]
+# Names the run that holds the host; a restart empties its file system.
+PATH = "/run/gpufleet-run.json"
 
 
 def machine() -> str:

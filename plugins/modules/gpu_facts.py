@@ -139,6 +139,7 @@ from ansible_collections.gpufleet.host.plugins.module_utils._look_system import 
     look_at_system,
 )
 from ansible_collections.gpufleet.host.plugins.module_utils._root import Root
+from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import PATH as HELD
 
 
 def look(
@@ -181,7 +182,7 @@ def look(
         "units": look_at_units(root, system["service_manager"], units or []),
         "record": look_at_record(root, state_path),
         "reboot": {"required": bool(reasons), "reasons": reasons},
-        "held": root.exists("/run/gpufleet-run.json"),
+        "held": root.exists(HELD),
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -73,7 +73,7 @@ held:
   returned: always
   type: bool
 waited:
-  description: Whether another run held it until then, so that what was seen of the host before is of yesterday.
+  description: Whether another run held it when this one asked.
   returned: always
   type: bool
 holder:
@@ -99,7 +99,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import Run, is_gone
+from ansible_collections.gpufleet.host.plugins.module_utils.run_lock import PATH, Run, is_gone
 
 
 @contextlib.contextmanager
@@ -125,7 +125,6 @@ def _read(path: Path, lease: float) -> Run | None:
             age = time.time() - os.fstat(file.fileno()).st_mtime
     except (OSError, ValueError):
         return None
-    # Whoever holds a host from before its clock was put back counts from now on.
     if not isinstance(found, dict) or not isinstance(found.get("id"), str) or age > lease:
         return None
     return None if is_gone(found) else found
@@ -179,7 +178,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state": {"type": "str", "choices": ["held", "released"], "default": "held"},
-            "path": {"type": "path", "default": "/run/gpufleet-run.json"},
+            "path": {"type": "path", "default": PATH},
             "timeout": {"type": "int", "default": 1800},
             "lease": {"type": "int", "default": 21600},
             "holder": {"type": "dict"},
@@ -194,17 +193,17 @@ def main() -> None:
             msg="run_lock came without its controller's part; call it by its full name, gpufleet.host.run_lock"
         )
     if module.check_mode:
-        module.exit_json(changed=False, held=False, waited=False, holder=None)
+        module.exit_json(changed=False, held=False, holder=None)
     try:
         if asked["state"] == "released":
             give_back(path, run)
-            module.exit_json(changed=False, held=False, waited=False, holder=None)
+            module.exit_json(changed=False, held=False, holder=None)
         holder = take(path, run, asked["lease"], asked["over"])
     except OSError as error:
         found = f"Found {asked['path']} not writable ({error.strerror})"
         module.fail_json(msg=f"{found}; wished is to hold the host for this run; run as root")
     # That it is held is no change of the host: nothing of it outlives the run.
-    module.exit_json(changed=False, held=holder["id"] == run["id"], waited=False, holder=holder)
+    module.exit_json(changed=False, held=holder["id"] == run["id"], holder=holder)
 
 
 if __name__ == "__main__":
